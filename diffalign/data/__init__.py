@@ -1,0 +1,18 @@
+"""Preference data: records, readers, split, geometry, cache. Imports nothing else of ours, and heavy readers only on use."""
+
+from diffalign.data.cache import TensorCache
+from diffalign.data.counts import Counts
+from diffalign.data.dataset import EncodedPair, PairStore
+from diffalign.data.geometry import Plan, View, pixels
+from diffalign.data.image import Image
+from diffalign.data.keys import content_key
+from diffalign.data.order import batches
+from diffalign.data.parquet import write_parquet
+from diffalign.data.readers import read
+from diffalign.data.records import Label, Pair, Ranking, Record
+from diffalign.data.split import hold_out
+
+__all__ = [
+    "Counts", "EncodedPair", "Image", "Label", "Pair", "PairStore", "Plan", "Ranking", "Record", "TensorCache", "View",
+    "batches", "content_key", "hold_out", "pixels", "read", "write_parquet",
+]  # fmt: skip

@@ -1,0 +1,216 @@
+"""Pairs as a model sees them: encoded once, kept in a cache, assembled on demand."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from diffalign.data.cache import TensorCache
+from diffalign.data.geometry import Plan, Size, View, pixels
+from diffalign.data.image import Image
+from diffalign.data.keys import content_key
+from diffalign.data.records import Pair
+
+EMPTY = content_key("empty prompt")
+DECODING_THREADS = 4
+
+EncodeImages = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+EncodePrompts = Callable[[list[str]], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """One pair, chosen side first in every tensor.
+
+    mean, std       (2, C, h, w) float32, moments of the VAE posterior, already scaled
+    text            name -> (2, ...), what ``encode_prompts`` gave for the caption of each side
+    original_size, crop, target_size   (2, 2) int64, (height, width) or (top, left) in pixels: SDXL's micro-conditioning
+    probability, weight, margin        as in ``Pair``
+    """
+
+    id: str
+    mean: torch.Tensor
+    std: torch.Tensor
+    text: dict[str, torch.Tensor]
+    original_size: torch.Tensor
+    crop: torch.Tensor
+    target_size: torch.Tensor
+    probability: float
+    weight: float
+    margin: float
+
+
+class PairStore:
+    """``store[i, flip]`` is the i-th pair, encoded.
+
+    ``build`` encodes what the cache lacks; a process that only reads (another rank) constructs the store after that and never encodes.
+    An image that occurs in many pairs, and a caption, is encoded once: keys name the image's bytes and its view, or the caption.
+
+    Args:
+        pairs: the records, one or more.
+        plan: their geometry. Image headers are read here, so an unreadable file is found at once.
+        cache: whose provenance names everything else that the encoders depend on (models, dtype).
+        uniform: (record id, name) -> number in [0, 1), which places a random crop; asked for ``crop_top`` and ``crop_left``. One crop a
+            record for all epochs, because the latents are cached. Needed for ``crop="random"``.
+        flip: also keep the mirrored variants.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        plan: Plan,
+        cache: TensorCache,
+        *,
+        uniform: Callable[[str, str], float] | None = None,
+        flip: bool = False,
+    ):
+        strange = [type(pair).__name__ for pair in pairs if not isinstance(pair, Pair)]
+        if strange or not pairs:
+            raise ValueError(f"PairStore: {f'a {strange[0]} among the records' if strange else 'no records'}; it holds pairs, one or more.")
+        if plan.crop == "random" and uniform is None:
+            raise ValueError("PairStore: crop='random' needs uniform, a function (record id, name) -> number in [0, 1).")
+        self.pairs, self.plan, self.cache, self.flip = list(pairs), plan, cache, flip
+        self._views = [self._plan_pair(pair, uniform) for pair in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, place: tuple[int, bool]) -> EncodedPair:
+        """The pair ``(i, flip)``. ValueError when flips were not asked for, or ``build`` has not encoded it."""
+        i, flip = place
+        if flip and not self.flip:
+            raise ValueError(f"PairStore: pair {i} asked for mirrored; construct the store with flip=True to keep mirrored variants.")
+        pair = self.pairs[i]
+        views = [view.flipped() if flip else view for view in self._views[i]]
+        images = [self._get(_image_key(image, view), pair.id) for image, view in zip((pair.chosen, pair.rejected), views, strict=True)]
+        texts = [self._get(_text_key(caption), pair.id) for caption in _captions(pair)]
+        return EncodedPair(
+            id=pair.id,
+            mean=torch.stack([image["mean"] for image in images]),
+            std=torch.stack([image["std"] for image in images]),
+            text={name: torch.stack([text[name] for text in texts]) for name in texts[0]},
+            original_size=torch.tensor([view.original for view in views]),
+            crop=torch.tensor([view.crop_top_left for view in views]),
+            target_size=torch.tensor([view.target for view in views]),
+            probability=pair.probability,
+            weight=pair.weight,
+            margin=pair.margin,
+        )
+
+    def id_of(self, i: int) -> str:
+        return self.pairs[i].id
+
+    def prompt_of(self, i: int) -> str:
+        return self.pairs[i].prompt
+
+    def bucket_of(self, i: int) -> Size:
+        """(height, width) in pixels; pairs of one bucket have tensors of one shape."""
+        return self._views[i][0].target
+
+    @property
+    def buckets(self) -> list[Size]:
+        """The bucket of every pair, as ``order.batches`` takes them."""
+        return [self.bucket_of(i) for i in range(len(self))]
+
+    @property
+    def empty_text(self) -> dict[str, torch.Tensor]:
+        """name -> (1, ...): the state of the empty prompt. ValueError before ``build``."""
+        return {name: state.unsqueeze(0) for name, state in self._get(EMPTY, "the empty prompt").items()}
+
+    def build(
+        self,
+        encode_images: EncodeImages,
+        encode_prompts: EncodePrompts,
+        *,
+        encode_empty: Callable[[], dict[str, torch.Tensor]] | None = None,
+        batch_size: int = 8,
+        progress: bool = True,
+    ) -> None:
+        """Encode what the cache lacks. Killed and called again, it continues.
+
+        Args:
+            encode_images: (N, 3, H, W) float32 in [-1, 1] -> (mean, std), each (N, C, h, w).
+            encode_prompts: N captions -> name -> (N, ...).
+            encode_empty: -> name -> (1, ...), what inference uses as unconditional (SDXL: zeros); default: ``encode_prompts([""])``.
+
+        Raises ValueError for an unreadable image and for moments that are not finite, naming the image.
+        """
+        try:
+            self._build_texts(encode_prompts, encode_empty or (lambda: encode_prompts([""])), batch_size, progress)
+            self._build_images(encode_images, batch_size, progress)
+        finally:
+            self.cache.flush()  # also when interrupted: what is done stays done
+
+    def _build_texts(self, encode_prompts: EncodePrompts, encode_empty: Callable[[], dict], batch_size: int, progress: bool) -> None:
+        if EMPTY not in self.cache:
+            self._put(EMPTY, encode_empty(), 0)
+        captions = dict.fromkeys(caption for pair in self.pairs for caption in _captions(pair))
+        captions = [caption for caption in captions if _text_key(caption) not in self.cache]
+        for batch in tqdm(_chunks(captions, batch_size), desc="captions", disable=not progress or not captions):
+            states = encode_prompts(batch)
+            for row, caption in enumerate(batch):
+                self._put(_text_key(caption), states, row)
+
+    def _build_images(self, encode_images: EncodeImages, batch_size: int, progress: bool) -> None:
+        jobs = self._image_jobs()
+        with ThreadPoolExecutor(DECODING_THREADS) as pool, tqdm(total=len(jobs), desc="images", disable=not progress or not jobs) as bar:
+            for target in dict.fromkeys(view.target for _, view in jobs.values()):
+                same_size = [(key, *job) for key, job in jobs.items() if job[1].target == target]
+                for batch in _chunks(same_size, batch_size):
+                    inputs = torch.stack(list(pool.map(lambda job: pixels(job[1].load(), job[2]), batch)))
+                    mean, std = encode_images(inputs)
+                    moments = {"mean": mean.float(), "std": std.float()}
+                    for row, (key, image, _) in enumerate(batch):
+                        _require_finite(image, moments, row)
+                        self._put(key, moments, row)
+                    bar.update(len(batch))
+
+    def _image_jobs(self) -> dict[str, tuple[Image, View]]:
+        """What is still to be encoded, each (image, view) once."""
+        jobs = {}
+        for pair, views in zip(self.pairs, self._views, strict=True):
+            for image, view in zip((pair.chosen, pair.rejected), views, strict=True):
+                for variant in (view, view.flipped()) if self.flip else (view,):
+                    key = _image_key(image, variant)
+                    if key not in self.cache:
+                        jobs[key] = (image, variant)
+        return jobs
+
+    def _plan_pair(self, pair: Pair, uniform: Callable[[str, str], float] | None) -> tuple[View, View]:
+        places = (0.5, 0.5) if self.plan.crop == "center" else (uniform(pair.id, "crop_top"), uniform(pair.id, "crop_left"))
+        return self.plan.pair(pair.chosen.size, pair.rejected.size, uniforms=places)
+
+    def _put(self, key: str, tensors: dict[str, torch.Tensor], row: int) -> None:
+        self.cache.put(key, {name: tensor[row] for name, tensor in tensors.items()})
+
+    def _get(self, key: str, id: str) -> dict[str, torch.Tensor]:
+        if key not in self.cache:
+            raise ValueError(f"PairStore: {id} is not encoded yet; call build(encode_images, encode_prompts) first.")
+        return self.cache.get(key)
+
+
+def _captions(pair: Pair) -> tuple[str, str]:
+    """(caption of the chosen side, caption of the rejected side)"""
+    return pair.prompt_chosen or pair.prompt, pair.prompt_rejected or pair.prompt
+
+
+def _text_key(caption: str) -> str:
+    return content_key("text", caption)
+
+
+def _image_key(image: Image, view: View) -> str:
+    return content_key("image", image.digest, view.resized, view.corner, view.target, view.flip)
+
+
+def _chunks(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _require_finite(image: Image, moments: dict[str, torch.Tensor], row: int) -> None:
+    if not all(torch.isfinite(tensor[row]).all() for tensor in moments.values()):
+        raise ValueError(
+            f"{image.name}: the VAE gave values that are not finite. In half precision SDXL's original VAE overflows; "
+            "encode in float32, or use a VAE made for float16."
+        )

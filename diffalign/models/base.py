@@ -1,0 +1,230 @@
+"""What a model family gives to training: one class with the few calls a preference step needs.
+
+A family (``sd.py``, ``sdxl.py``) says how prompts are encoded and how the network is called; everything else is here.
+Latents are scaled as the network sees them, ``(vae(x) - shift_factor) * scaling_factor``, so nothing downstream knows about factors.
+"""
+
+import copy
+import gc
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diffalign.denoising import Path
+from diffalign.models.text import check_tokenizer, tokenize
+
+log = logging.getLogger(__name__)
+
+
+class DiffusionModel:
+    """A text-to-image diffusion model, taken apart.
+
+    Attributes:
+        name, family: what ``load_model`` was asked for, and which family it turned out to be.
+        denoiser: the bare network, with its adapters; save and toggle adapters here.
+        network: what ``predict`` calls. It is ``denoiser`` until a trainer sets it to what accelerate or torch.compile made of it.
+        path: noising path (``diffalign.denoising``).
+        vae, text_encoders, tokenizers: by diffusers' component names; ``vae`` is None and ``text_encoders`` empty once released.
+        truncated_prompts: how many prompts ``encode_prompts`` had to cut so far.
+    """
+
+    family: ClassVar[str]
+    denoiser_name: ClassVar[str] = "unet"  # diffusers' component name
+    text_names: ClassVar[dict[str, str]]  # tokenizer's component name -> text encoder's
+    conditioning_keys: ClassVar[tuple[str, ...]]  # what ``predict`` reads
+    options: ClassVar[dict[str, Any]]  # the stock pipeline's arguments, both when it is loaded and when it is put together
+
+    def __init__(self, pipeline: Any, source: Any):
+        self.name, self.source = source.name, source
+        parts = pipeline.components
+        self.denoiser: nn.Module = parts[self.denoiser_name]
+        self.network: nn.Module = self.denoiser
+        self.vae: nn.Module | None = parts["vae"]
+        self.vae_config = dict(self.vae.config)
+        self.tokenizers = {name: parts[name] for name in self.text_names}
+        self.text_encoders: dict[str, nn.Module] = {name: parts[name] for name in self.text_names.values()}
+        self.scheduler = pipeline.scheduler
+        self.settings = self.read_settings(dict(pipeline.config))
+        self.path = self.build_path(dict(self.scheduler.config))
+        self.truncated_prompts = 0
+        self._empty: dict[str, Tensor] | None = None
+        self._provenance: dict[str, Any] | None = None
+        for tokenizer, encoder in self.text_names.items():
+            check_tokenizer(self.tokenizers[tokenizer], self.text_encoders[encoder], f"{tokenizer} of '{self.name}'")
+        for frozen in (self.vae, *self.text_encoders.values()):
+            frozen.requires_grad_(False).eval()
+        self.check()
+
+    # What a family says ---------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def pipeline_class():
+        """The stock diffusers pipeline class (imported here, so that importing this package stays light)."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuse weights this family cannot train; ValueError with the reason."""
+
+    def read_settings(self, config: dict) -> dict[str, Any]:
+        """Settings of the loaded pipeline that belong to the model and go into every pipeline made from it."""
+        return {}
+
+    def build_path(self, scheduler_config: dict) -> Path:
+        """The noising path that the scheduler's config describes."""
+        raise NotImplementedError
+
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Conditioning of N prompts, each tensor (N, ...), in the text encoders' dtype, exactly as the stock pipeline computes it."""
+        raise NotImplementedError
+
+    def size_conditioning(self, original_sizes: Tensor, crops: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Conditioning on image geometry from three (N, 2) tensors in pixels: (height, width), (top, left), (height, width)."""
+        return {}
+
+    def call(self, network: Callable[..., Any], x_t: Tensor, time: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """One forward of the network as the stock pipeline does it."""
+        raise NotImplementedError
+
+    # What every family shares ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network's first layer: what its input is cast to (adapters may be float32 in a bfloat16 network)."""
+        return next(self.denoiser.parameters()).dtype
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent, along each side."""
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+
+    @property
+    def default_resolution(self) -> int:
+        """Side in pixels of the images the model was trained for."""
+        return self.denoiser.config.sample_size * self.spatial_factor
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a height x width image; ValueError where the sides do not divide."""
+        factor = self.spatial_factor
+        if height % factor or width % factor:
+            raise ValueError(f"an image of {height} x {width} has no latents in '{self.name}': both sides must be multiples of {factor}")
+        return self.vae_config["latent_channels"], height // factor, width // factor
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments of the scaled latents' posterior: x0 ~ N(mean, std^2), x0 = (z - shift_factor) * scaling_factor.
+
+        Args: images (N, 3, H, W), floating point, in [-1, 1].
+        Returns: mean and std, (N, C, h, w) float32 each. The VAE runs in its own dtype whatever autocast surrounds the call.
+        """
+        if self.vae is None:
+            raise ValueError(f"the VAE of '{self.name}' was released: encode images before release_encoders(), or load the model again")
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images must be (N, 3, H, W) floating point in [-1, 1], got {tuple(images.shape)} {images.dtype}")
+        self.latent_shape(*images.shape[2:])
+        weight = next(self.vae.parameters())
+        with torch.autocast(weight.device.type, enabled=False):
+            posterior = self.vae.encode(images.to(weight.device, weight.dtype)).latent_dist
+        scale, shift = self.vae_config["scaling_factor"], self.vae_config.get("shift_factor") or 0.0
+        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+
+    def empty_prompt(self) -> dict[str, Tensor]:
+        """The unconditional state of stock inference, (1, ...) each: the encoding of "" unless the family says otherwise."""
+        if self._empty is None:
+            self._empty = self.encode_prompts([""])
+        return self._empty
+
+    def tokens(self, prompts: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """Token ids and attention masks (N, L), one each per tokenizer; prompts that are too long are cut, counted, and warned of once."""
+        if not self.text_encoders:
+            raise ValueError(f"the text encoders of '{self.name}' were released: encode prompts before release_encoders(), or load again")
+        ids, masks, cut = tokenize(prompts, list(self.tokenizers.values()), list(self.text_encoders.values()))
+        if cut and not self.truncated_prompts:
+            log.warning(
+                "%d of %d prompts exceed the %d tokens of '%s' and are cut (said once)", cut, len(prompts), ids[0].shape[1], self.name
+            )
+        self.truncated_prompts += cut
+        return ids, masks
+
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor], network: Callable[..., Any] | None = None) -> Tensor:
+        """The network's prediction (of the kind ``path.prediction_type`` names), as it comes.
+
+        Args:
+            x_t: (N, C, h, w) noised latents, cast to the network's dtype here.
+            t: (N,) times of the path, on any device.
+            conditioning: ``encode_prompts`` and ``size_conditioning`` merged, N rows each.
+            network: in place of ``self.network`` (references use it).
+        Returns: (N, C, h, w) in the network's (or autocast's) dtype; losses are computed after ``.float()``.
+        """
+        if set(conditioning) != set(self.conditioning_keys):
+            raise ValueError(f"conditioning has {sorted(conditioning)}, '{self.family}' reads exactly {sorted(self.conditioning_keys)}")
+        network = self.network if network is None else network
+        x_t = x_t.to(self.device, self.dtype)
+        return self.call(network, x_t, self.path.model_time(t).to(x_t.device), {k: v.to(x_t.device) for k, v in conditioning.items()})
+
+    def release_encoders(self) -> None:
+        """Drop VAE and text encoders; their fingerprints and the empty prompt are kept. ``pipeline`` reads them from the source again."""
+        self.provenance(), self.empty_prompt()
+        self.vae, self.text_encoders = None, {}
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def pipeline(self, with_text: bool = True):
+        """The stock diffusers pipeline around the *live* denoiser (adapters included), all in the denoiser's dtype and on its device.
+
+        It keeps seeing the denoiser as training goes on; encoders are shared, or read from the source where they were released.
+        ``with_text=False`` leaves the text encoders out: the caller passes prompt embeddings. Safety checkers are not loaded.
+        """
+        texts = {**self.tokenizers, **self.text_encoders}
+        vae = self.vae
+        if vae is None:
+            skipped = {} if with_text else {name: None for pair in self.text_names.items() for name in pair}
+            loaded = self.source.load(**{self.denoiser_name: self.denoiser}, **skipped).components
+            vae, texts = loaded["vae"], {name: loaded[name] for pair in self.text_names.items() for name in pair}
+        if not with_text:
+            texts = dict.fromkeys(texts)
+        parts = {name: _alike(part, self.device, self.dtype) for name, part in {"vae": vae, **texts}.items()}
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        return self.pipeline_class()(**{self.denoiser_name: self.denoiser}, **parts, scheduler=scheduler, **self.options, **self.settings)
+
+    def provenance(self) -> dict[str, Any]:
+        """What cached latents and text states depend on: content hashes and dtypes, so that a moved or renamed model keeps its caches."""
+        if self._provenance is None:
+            facts = {"family": self.family, "vae": fingerprint(self.vae), "vae_dtype": _dtype_name(self.vae)}
+            facts |= {key: self.vae_config.get(key) for key in ("scaling_factor", "shift_factor")}
+            for name, encoder in self.text_encoders.items():
+                facts |= {name: fingerprint(encoder), f"{name}_dtype": _dtype_name(encoder)}
+            for name, tokenizer in self.tokenizers.items():
+                entries = sorted(tokenizer.get_vocab().items())
+                facts[name] = hashlib.sha256(repr((entries, tokenizer.model_max_length, tokenizer.pad_token)).encode()).hexdigest()[:16]
+            self._provenance = facts
+        return dict(self._provenance)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 of a module's tensors: names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _dtype_name(module: nn.Module) -> str:
+    return str(next(module.parameters()).dtype).removeprefix("torch.")
+
+
+def _alike(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A component on ``device`` in ``dtype``: itself where it is already, else a copy, so that the model's own stays as it is."""
+    if not isinstance(part, nn.Module):
+        return part
+    weight = next(part.parameters())
+    return part if (weight.device, weight.dtype) == (device, dtype) else copy.deepcopy(part).to(device, dtype)

@@ -1,0 +1,229 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685) on the denoiser: peft, through diffusers' adapter mixin.
+
+    W x + alpha / rank * B A x        A ~ N(0, 1 / rank^2), B = 0: a fresh adapter changes nothing
+
+Adapters are saved in diffusers' format with the adapter's config in the file's metadata, so that alpha survives where it differs from
+rank, and ``load_lora_weights`` of a stock pipeline gives the trained predictions.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from diffalign.models.base import DiffusionModel
+
+FILE = "pytorch_lora_weights.safetensors"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
+
+
+def add(
+    denoiser: nn.Module,
+    *,
+    rank: int,
+    seed: int,
+    alpha: float | None = None,
+    targets: str | list[str] = "attention",
+    dropout: float = 0.0,
+    name: str = "default",
+) -> None:
+    """Add a fresh adapter, make it the active and only trainable one, in float32 whatever the base's dtype.
+
+    Args:
+        rank, alpha: alpha is ``rank`` unless given; the update is scaled by alpha / rank.
+        targets: "attention" (q, k, v, out), "attention+ff", "all-linear", or a list of module names or their endings.
+        seed: of A's initial values; the global random state is left alone.
+    Errors: ValueError for a rank below 1, a dropout outside [0, 1), unknown targets, or a name already in use.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    if name in adapter_names(denoiser):
+        raise ValueError(f"an adapter named '{name}' exists already (there are: {', '.join(adapter_names(denoiser))}): choose another name")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        target_modules=_target_modules(denoiser, targets),
+        lora_dropout=dropout,
+        init_lora_weights="gaussian",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # peft draws on the CPU; torch.manual_seed would reseed the accelerators too
+        denoiser.add_adapter(config, adapter_name=name)
+    _set_trainable(denoiser, name, True)
+
+
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters an optimizer gets: those that require gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def save(model: DiffusionModel | nn.Module, folder: str | Path, name: str = "default") -> Path:
+    """Write adapter ``name`` as ``folder/pytorch_lora_weights.safetensors``, which a stock pipeline's ``load_lora_weights`` reads.
+
+    Returns: the path of the file. Errors: ValueError where there is no such adapter.
+    """
+    from peft.utils import get_peft_model_state_dict
+
+    denoiser = model.denoiser if isinstance(model, DiffusionModel) else model
+    _require(denoiser, name)
+    metadata = denoiser.peft_config[name].to_dict()
+    metadata["target_modules"] = sorted(metadata["target_modules"])  # a set in peft
+    _stock(denoiser).save_lora_weights(
+        folder, unet_lora_layers=get_peft_model_state_dict(denoiser, adapter_name=name), unet_lora_adapter_metadata=metadata
+    )
+    return Path(folder) / FILE
+
+
+def load(denoiser: nn.Module, folder: str | Path, name: str = "default", trainable: bool = True) -> None:
+    """Load an adapter from a folder or a ``.safetensors`` file as ``name`` and make it active.
+
+    Trainable adapters are held in float32 with the file's exact values, also on a half-precision base; all other parameters stop
+    requiring gradients. Errors: ValueError for a missing file, a name in use, or an adapter that also changes the text encoders.
+    """
+    from diffusers.utils import convert_unet_state_dict_to_peft
+    from peft import set_peft_model_state_dict
+
+    file = Path(folder) if str(folder).endswith(".safetensors") else Path(folder) / FILE
+    if not file.is_file():
+        raise ValueError(f"no adapter at {file}: pass a folder written by lora.save, or a .safetensors file")
+    if name in adapter_names(denoiser):
+        raise ValueError(f"an adapter named '{name}' exists already: load it under another name")
+    stock = _stock(denoiser)
+    state, alphas, metadata = stock.lora_state_dict(
+        str(file.parent), weight_name=file.name, unet_config=denoiser.config, return_lora_metadata=True,
+        local_files_only=True, use_safetensors=True,
+    )  # fmt: skip
+    if any(not key.startswith("unet.") for key in state):
+        other = next(key for key in state if not key.startswith("unet."))
+        raise ValueError(f"{file} changes more than the denoiser ({other}): only adapters of the denoiser can be trained further")
+    stock.load_lora_into_unet(state, network_alphas=alphas, unet=denoiser, adapter_name=name, metadata=metadata)
+    for layer in adapter_layers(denoiser):
+        layer.set_adapter(name)
+    _set_trainable(denoiser, name, trainable)
+    state = {key.removeprefix("unet."): value.float() for key, value in state.items()}
+    if not all(".lora_A." in key or ".lora_B." in key for key in state):
+        state = convert_unet_state_dict_to_peft(state)
+    set_peft_model_state_dict(denoiser, state, adapter_name=name)  # once more, now that a half-precision base cannot round them
+
+
+@contextmanager
+def disabled(denoiser: nn.Module) -> Iterator[None]:
+    """Within this context the denoiser is the base model; the adapters' state and gradient flags come back exactly."""
+    layers = adapter_layers(denoiser)
+    if not layers:
+        raise ValueError("the denoiser has no adapter to disable: add one with lora.add, or use a frozen copy as the reference")
+    before = [layer.disable_adapters for layer in layers]
+    with _gradient_flags_kept(denoiser):
+        try:
+            for layer in layers:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            for layer, off in zip(layers, before, strict=True):
+                layer.enable_adapters(not off)
+
+
+@contextmanager
+def active(denoiser: nn.Module, name: str) -> Iterator[None]:
+    """Within this context adapter ``name`` is the active one; the former one and all gradient flags come back exactly."""
+    _require(denoiser, name)
+    layers = adapter_layers(denoiser)
+    before = [list(layer.active_adapters) for layer in layers]
+    with _gradient_flags_kept(denoiser):
+        try:
+            for layer in layers:
+                layer.set_adapter(name)
+            yield
+        finally:
+            for layer, names in zip(layers, before, strict=True):
+                layer.set_adapter(names)
+
+
+def duplicate(denoiser: nn.Module, name: str, copy: str) -> None:
+    """A frozen adapter ``copy`` with the values of ``name``, which stays the active one."""
+    _require(denoiser, name)
+    with _gradient_flags_kept(denoiser), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is what is wanted
+        denoiser.add_adapter(deepcopy(denoiser.peft_config[name]), adapter_name=copy)
+        for layer in adapter_layers(denoiser):
+            layer.set_adapter(name)
+    with torch.no_grad():
+        for (_, own), (_, its) in zip(adapter_parameters(denoiser, copy), adapter_parameters(denoiser, name), strict=True):
+            own.requires_grad_(False).data = its.detach().clone()
+
+
+def is_fresh(denoiser: nn.Module, name: str = "default") -> bool:
+    """Whether adapter ``name`` still changes nothing (every B is zero)."""
+    return not any(parameter.any() for key, parameter in adapter_parameters(denoiser, name) if ".lora_B." in key)
+
+
+def adapter_layers(denoiser: nn.Module) -> list:
+    """The layers that carry adapters, in order."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def adapter_names(denoiser: nn.Module) -> list[str]:
+    return list(denoiser.peft_config) if adapter_layers(denoiser) else []
+
+
+def adapter_parameters(denoiser: nn.Module, name: str) -> list[tuple[str, nn.Parameter]]:
+    """(full name, parameter) of adapter ``name``, in the module's order."""
+    return [(key, parameter) for key, parameter in denoiser.named_parameters() if ".lora_" in key and f".{name}." in key]
+
+
+def _require(denoiser: nn.Module, name: str) -> None:
+    if name not in adapter_names(denoiser):
+        raise ValueError(f"the denoiser has no adapter named '{name}'; it has: {', '.join(adapter_names(denoiser)) or 'none'}")
+
+
+def _target_modules(denoiser: nn.Module, targets: str | list[str]) -> list[str]:
+    modules = dict(denoiser.named_modules())
+    if targets == "all-linear":
+        return [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if isinstance(targets, str):
+        groups = {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD}
+        if targets not in groups:
+            raise ValueError(f"targets must be 'attention', 'attention+ff', 'all-linear' or a list of module names, got {targets!r}")
+        return groups[targets]
+    missing = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in modules)]
+    if missing or not targets:
+        raise ValueError(f"no module of the denoiser is named {missing}: name modules as in denoiser.named_modules(), such as {ATTENTION}")
+    return list(targets)
+
+
+def _set_trainable(denoiser: nn.Module, name: str, trainable: bool) -> None:
+    """Only adapter ``name`` requires gradients, in float32 (or nothing does)."""
+    denoiser.requires_grad_(False)
+    if trainable:
+        for _, parameter in adapter_parameters(denoiser, name):
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _gradient_flags_kept(denoiser: nn.Module) -> Iterator[None]:
+    """peft sets ``requires_grad`` whenever it switches adapters; this puts every flag back."""
+    flags = [(parameter, parameter.requires_grad) for parameter in denoiser.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _stock(denoiser: nn.Module):
+    """The stock pipeline class that reads and writes this UNet's adapters."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline if denoiser.config.addition_embed_type == "text_time" else StableDiffusionPipeline

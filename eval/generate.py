@@ -1,0 +1,32 @@
+"""Pictures of many prompts by a stock pipeline, each from a seed of its own."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from tqdm import tqdm
+
+
+def seed_of(prompt: str, index: int = 0, seed: int = 0) -> int:
+    """The seed of a prompt's ``index``-th picture: a hash, so a picture does not depend on the others around it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}/{prompt}".encode()).digest()[:6], "big")
+
+
+def generate(pipeline, prompts: list[str], *, index: int = 0, seed: int = 0, batch_size: int = 64, quiet: bool = False, **settings) -> torch.Tensor:
+    """One picture a prompt.
+
+    Args:
+        pipeline: any diffusers text-to-image pipeline. settings: passed to it (``num_inference_steps``, ``guidance_scale``, ...).
+        index, seed: which picture of a prompt; the starting noise is a function of (seed, index, prompt) alone.
+
+    Returns:
+        (N, 3, H, W) float32 in [0, 1] on the CPU.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = []
+    for start in tqdm(range(0, len(prompts), batch_size), desc="generate", unit="batch", disable=quiet):
+        batch = prompts[start : start + batch_size]
+        generators = [torch.Generator("cpu").manual_seed(seed_of(prompt, index, seed)) for prompt in batch]
+        pictures.append(pipeline(batch, generator=generators, output_type="pt", **settings).images.float().cpu())
+    return torch.cat(pictures)

@@ -1,0 +1,25 @@
+"""What several tests of models need."""
+
+import torch
+
+from diffalign.models import DiffusionModel
+
+PROMPTS = ["a large red circle above a small blue square", "a green triangle"]
+
+
+def inputs(model: DiffusionModel, seed: int = 0, prompts: list[str] = PROMPTS):
+    """(x_t, t, conditioning) for two samples."""
+    generator = torch.Generator().manual_seed(seed)
+    x_t = torch.randn(len(prompts), *model.latent_shape(16, 16), generator=generator)
+    sizes = torch.tensor([[16, 16], [20, 32]])
+    conditioning = model.encode_prompts(prompts) | model.size_conditioning(sizes, torch.tensor([[0, 0], [2, 3]]), sizes)
+    return x_t, torch.tensor([17, 640]), conditioning
+
+
+def jolt(denoiser: torch.nn.Module, seed: int = 1, size: float = 0.1) -> None:
+    """Stand-in for optimizer steps: noise on every trainable parameter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            if parameter.requires_grad:
+                parameter += size * torch.randn(parameter.shape, generator=generator)

@@ -1,0 +1,120 @@
+"""Links against closed forms (spec text-objectives, section 6: T1, T3, T6, T8), reward maps, gradients."""
+
+import math
+
+import pytest
+import torch
+
+from diffalign.objectives import Evidence, Hinge, LengthMean, Logistic, LogRatio, PolicyEvidence, Squared
+
+Z = torch.linspace(-6, 6, 26, dtype=torch.float64)  # without 0 and +-1, the hinge's corners
+LINKS = [Logistic(), Logistic(0.1), Hinge(), Squared(0.1)]
+ids = str
+
+
+def p(value: float) -> torch.Tensor:
+    return torch.full_like(Z, value)
+
+
+def gradient(link, z, probability):
+    z = z.clone().requires_grad_()
+    return torch.autograd.grad(link(z, probability).sum(), z)[0]
+
+
+def test_t1_logistic():
+    link = Logistic()
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    assert link(zero, one).item() == pytest.approx(math.log(2), abs=1e-15)
+    torch.testing.assert_close(gradient(link, Z, p(1)), -torch.sigmoid(-Z), rtol=0, atol=1e-14)
+    torch.testing.assert_close(link(Z, p(1)) - link(-Z, p(1)), -Z, rtol=0, atol=1e-14)
+
+
+def test_t3_smoothing_is_dpo_plus_eps_z_with_its_optimum_at_the_logit():
+    link, eps = Logistic(0.1), 0.1
+    torch.testing.assert_close(link(Z, p(1)), Logistic()(Z, p(1)) + eps * Z, rtol=0, atol=1e-14)
+    torch.testing.assert_close(gradient(link, Z, p(1)), torch.sigmoid(Z) - (1 - eps), rtol=0, atol=1e-14)
+    optimum = torch.tensor([math.log((1 - eps) / eps)], dtype=torch.float64)
+    assert gradient(link, optimum, torch.ones(1, dtype=torch.float64)).abs().item() < 1e-15
+
+
+def test_smoothing_is_a_soft_label():
+    torch.testing.assert_close(Logistic(0.1)(Z, p(1)), Logistic()(Z, p(0.9)), rtol=0, atol=1e-14)
+
+
+def test_smoothing_and_a_soft_label_compose():
+    torch.testing.assert_close(Logistic(0.1)(Z, p(0.7)), Logistic()(Z, p(0.7 * 0.9 + 0.3 * 0.1)), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("tau", [0.1, 2500.0])
+def test_t6_squared_is_ipo_in_h(tau):
+    h = (Z / 3).requires_grad_()
+    loss = Squared(tau)(tau * h, p(1))
+    torch.testing.assert_close(loss, (h - 1 / (2 * tau)) ** 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), h)[0], 2 * (h - 1 / (2 * tau)).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_t8_a_soft_label_moves_the_squared_target_as_the_symmetrised_regression_does():
+    tau, prob, h = 0.1, 0.8, Z
+    def one_way(x, q):
+        return q * (x - 1 / tau) ** 2 + (1 - q) * x**2
+    symmetrised = 0.5 * one_way(h, prob) + 0.5 * one_way(-h, 1 - prob)
+    difference = Squared(tau)(tau * h, p(prob)) - symmetrised
+    torch.testing.assert_close(difference, difference[:1].expand_as(difference), rtol=0, atol=1e-9)  # equal but for a constant
+
+
+def test_hinge_by_hand():
+    z = torch.tensor([-2.0, 0.0, 0.5, 1.0, 3.0])
+    assert Hinge()(z, torch.ones(5)).tolist() == [3.0, 1.0, 0.5, 0.0, 0.0]
+    assert Hinge().slope(z, torch.ones(5)).tolist() == [-1.0, -1.0, -1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.7, 0.0])
+@pytest.mark.parametrize("link", LINKS, ids=ids)
+def test_swapping_samples_and_label_changes_nothing(link, probability):
+    torch.testing.assert_close(link(Z, p(probability)), link(-Z, p(1 - probability)), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.7])
+@pytest.mark.parametrize("link", LINKS, ids=ids)
+def test_slope_is_the_gradient(link, probability):
+    torch.testing.assert_close(link.slope(Z, p(probability)), gradient(link, Z, p(probability)), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("link", LINKS, ids=ids)
+def test_gradcheck(link):
+    assert torch.autograd.gradcheck(lambda z: link(z, p(0.8)), Z.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("link", LINKS, ids=ids)
+@pytest.mark.parametrize("z", [-1e4, 1e4])
+def test_far_out_stays_finite(link, z):
+    z = torch.tensor([z], requires_grad=True)
+    for probability in (torch.ones(1), torch.zeros(1), torch.full((1,), 0.3)):
+        loss = link(z, probability)
+        assert torch.isfinite(loss).all() and torch.isfinite(torch.autograd.grad(loss.sum(), z)[0]).all()
+
+
+EVIDENCE = Evidence(torch.tensor([-6.0, -9.0]), torch.tensor([-4.0, -12.0]), torch.tensor([2, 3]))
+
+
+@pytest.mark.parametrize("reward, expected, needs", [
+    (LogRatio(), [-2.0, 3.0], {"reference"}),
+    (PolicyEvidence(), [-6.0, -9.0], set()),
+    (LengthMean(), [-1.0, 1.0], {"reference", "size"}),
+    (LengthMean(PolicyEvidence()), [-3.0, -3.0], {"size"}),
+], ids=ids)
+def test_reward_maps(reward, expected, needs):
+    assert reward(EVIDENCE).tolist() == expected and reward.needs == needs
+
+
+def test_a_length_mean_without_sizes_is_refused():
+    with pytest.raises(ValueError, match="size=None"):
+        LengthMean()(Evidence(torch.zeros(2), torch.zeros(2)))
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: Logistic(0.5), "label_smoothing.*0.5"), (lambda: Logistic(-0.1), "label_smoothing.*-0.1"), (lambda: Squared(0.0), "tau.*0.0"),
+])
+def test_refusals(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
