@@ -29,7 +29,13 @@ UNET = dict(
     transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20), cross_attention_dim=2048, use_linear_projection=True,
     addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
 )  # fmt: skip
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "prediction_type": "epsilon"}
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
 
 
 @dataclass
@@ -103,13 +109,24 @@ def main() -> None:
     conditioning = {
         "prompt_embeds": torch.randn(rows, 77, 2048).to(device),
         "pooled_prompt_embeds": torch.randn(rows, 1280).to(device),
-        "add_time_ids": torch.tensor([[args.resolution, args.resolution, 0, 0, args.resolution, args.resolution]] * rows).float().to(device),
+        "add_time_ids": torch.tensor([[args.resolution, args.resolution, 0, 0, args.resolution, args.resolution]] * rows)
+        .float()
+        .to(device),
     }
-    batch = Batch([str(i) for i in range(args.pairs)], torch.randn(rows, 4, side, side).to(device), noise, t, conditioning, Comparison.halves(args.pairs))
+    batch = Batch(
+        [str(i) for i in range(args.pairs)],
+        torch.randn(rows, 4, side, side).to(device),
+        noise,
+        t,
+        conditioning,
+        Comparison.halves(args.pairs),
+    )
     seconds, losses = [], []
     for _ in range(args.steps):
         started = time.time()
-        out = preference_step(network, reference, objective, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype != torch.float32))
+        out = preference_step(
+            network, reference, objective, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        )
         loss = reduce(out.terms, args.pairs)
         loss.backward()
         optimizer.step()
@@ -120,9 +137,11 @@ def main() -> None:
         losses.append(loss.item())
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {
-        "what": f"SDXL UNet, {sum(p.numel() for p in unet.parameters()):,} parameters with LoRA, {args.pairs} pair(s), {args.resolution} px, {args.dtype}",
+        "what": "one LoRA Diffusion-DPO step of the SDXL UNet, random weights, gradient checkpointing",
+        "parameters": sum(p.numel() for p in unet.parameters()), "pairs": args.pairs, "resolution": args.resolution, "dtype": args.dtype,
         "machine": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "build_seconds": round(built, 1), "step_seconds": [round(s, 2) for s in seconds], "peak_gib": round(peak / 2**30, 2), "losses": losses,
+        "build_seconds": round(built, 1), "step_seconds": [round(s, 2) for s in seconds], "peak_gib": round(peak / 2**30, 2),
+        "losses": losses,
     }  # fmt: skip
     print(json.dumps(found, indent=1))
     if args.output:

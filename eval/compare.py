@@ -46,7 +46,9 @@ def compare(scores_a, scores_b, groups=None, *, confidence: float = 0.95, resamp
     a, b = np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
     if a.ndim != 1 or a.shape != b.shape or len(groups) != len(a) or not len(a):
-        raise ValueError(f"compare needs two equally long, non-empty lists of scores and as many groups: got {a.shape}, {b.shape}, {len(groups)}")
+        raise ValueError(
+            f"compare needs two equally long, non-empty lists of scores and as many groups: got {a.shape}, {b.shape}, {len(groups)}"
+        )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         bad = int((~np.isfinite(a) | ~np.isfinite(b)).sum())
         raise ValueError(f"{bad} of {len(a)} scores are not finite; drop those prompts from both sides, or score them again")

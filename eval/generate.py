@@ -13,7 +13,9 @@ def seed_of(prompt: str, index: int = 0, seed: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}/{prompt}".encode()).digest()[:6], "big")
 
 
-def generate(pipeline, prompts: list[str], *, index: int = 0, seed: int = 0, batch_size: int = 64, quiet: bool = False, **settings) -> torch.Tensor:
+def generate(
+    pipeline, prompts: list[str], *, index: int = 0, seed: int = 0, batch_size: int = 64, quiet: bool = False, **settings
+) -> torch.Tensor:
     """One picture a prompt.
 
     Args:

@@ -100,7 +100,7 @@ def _pairs(rows: Sequence[Comparison]) -> str:
     for row in rows:
         sides = zip(("before", "after"), (row.before, row.after), row.score_texts(), strict=True)
         two = "".join(_side(picture, picture.caption or side, score, row.winner == side, row.prompt) for side, picture, score in sides)
-        cells.append(f'<figure class="pair"><div class="two">{two}</div><figcaption>{row.prompt}</figcaption></figure>')
+        cells.append(f'<figure class="pair"><div class="two">{two}</div><figcaption>{escape(row.prompt)}</figcaption></figure>')
     large = any(max(picture.image.size) > TINY for row in rows for picture in (row.before, row.after))
     return f'<div class="pairs{" large" if large else ""}">{"".join(cells)}</div>'
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from diffalign import data
-from diffalign.eval import report
 from diffalign.eval.compare import compare, mean_ci
 from diffalign.eval.generate import generate
 from diffalign.models import load_model
-from diffalign.pipelines.pairs import build_pairs, to_pil, write
+from diffalign.pipelines.demo_page import write_page
+from diffalign.pipelines.pairs import build_pairs, write
 from diffalign.train import TrainConfig, train
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
-SAMPLING = {"num_inference_steps": 12, "guidance_scale": 2.0}
+SAMPLING = {"num_inference_steps": 8, "guidance_scale": 2.0}
 TRAINING = TrainConfig(
     model="builtin:shapes", train="lora", lora_rank=8, beta=2000.0, learning_rate=3e-4, lr_warmup_steps=10, max_train_steps=150,
     train_batch_size=16, caption_dropout=0.1, held_out=0.1, held_out_draws=2, num_validation_images=0, checkpointing_steps=10**6,
@@ -40,6 +40,8 @@ class DemoConfig:
     """Sample and label the training pairs now, instead of taking the shipped ones (about 4 minutes more)."""
     prompts: int = 400
     """Unseen prompts that judge the result."""
+    max_train_steps: int = TRAINING.max_train_steps
+    """Optimizer steps of the alignment, and of its control."""
 
 
 def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
@@ -69,7 +71,14 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
 
     runs = {}
     for name, source in (("aligned", pairs), ("shuffled", shuffled)):
-        settings = {"data": str(source), "output_dir": str(folder / name), "seed": config.seed, "fresh": True}
+        settings = {
+            "data": str(source),
+            "output_dir": str(folder / name),
+            "cache_dir": str(folder / "cache"),
+            "seed": config.seed,
+            "fresh": True,
+            "max_train_steps": config.max_train_steps,
+        }
         runs[name] = train(dataclasses.replace(TRAINING, **settings), quiet=quiet)
     images = {
         "base": pictures(0),
@@ -104,7 +113,7 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
         "seconds": round(time.time() - started, 1),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    _report(folder, summary, prompts, images, scores, result, controls)
+    write_page(folder, summary, prompts, images, scores, result, controls)
     return summary
 
 
@@ -128,48 +137,3 @@ def _distance_to_others(images: torch.Tensor, others: int = 16) -> torch.Tensor:
     """(N,) root mean square pixel distance of each picture to the next ``others`` prompts' pictures: does the model draw one thing only?"""
     flat = images.flatten(1)
     return torch.stack([(flat - flat.roll(k, 0)).square().mean(1).sqrt() for k in range(1, others + 1)]).mean(0)
-
-
-def _report(folder, summary, prompts, images, scores, result, controls) -> None:
-    def row(i):
-        before, after = (report.Picture(to_pil(images[name][i]), name, float(scores[name][i])) for name in ("base", "aligned"))
-        return report.Comparison(prompts[i], before, after)
-
-    some = random.Random(summary["settings"]["demo"]["seed"]).sample(range(len(prompts)), 16)
-    change = scores["aligned"] - scores["base"]
-    grids = [
-        report.Grid("A random sample", "Same prompt, same noise, before and after.", [row(i) for i in some]),
-        report.Grid("Most changed", "The largest differences of the judge's score, in either direction.", [row(i) for i in abs(change).argsort()[::-1][:16]]),
-    ]
-    low, high = result.win_rate_ci
-    intervals = [report.Interval("aligned against base", result.win_rate, low, high, "above one half", low > 0.5)]
-    for name, control in controls.items():
-        intervals.append(report.Interval(name, control.win_rate, *control.win_rate_ci, "a control: must not lie above one half", control.win_rate_ci[0] <= 0.5))
-    curves = [curve for curve in (_curve(folder / "aligned" / "metrics.jsonl", *spec) for spec in CURVES) if curve]
-    facts = [
-        ("win rate", f"{result.win_rate:.3f}", f"95 % interval {low:.3f} to {high:.3f}, {result.n_prompts} unseen prompts"),
-        ("score", f"{summary['score_base']:.3f} to {summary['score_aligned']:.3f}", f"ceiling {summary['score_ceiling']:.3f}: clean drawings through the autoencoder"),
-        ("gap closed", f"{100 * summary['gap_closed']:.0f} %", "of the way from the base to that ceiling"),
-        ("all right", f"{100 * summary['all_right']['base']:.0f} % to {100 * summary['all_right']['aligned']:.0f} %", "pictures that score above 0.9"),
-    ]
-    wins = "The aligned model wins" if low > 0.5 else "No clear winner"
-    report.write_report(
-        folder / "report.html", title="diffalign demo: Diffusion-DPO on builtin:shapes", facts=facts, intervals=intervals, grids=grids, curves=curves,
-        verdict=f"{wins}: {100 * result.win_rate:.0f} % of unseen prompts look better after alignment.",
-        lead=f"95 % interval {100 * low:.0f} to {100 * high:.0f} %. {result.wins} wins, {result.ties} ties, {result.losses} losses, judged from the pixels.",
-        provenance={"settings": summary["settings"], "seconds": summary["seconds"], "warnings": summary["training"]["aligned"]["warnings"]},
-    )  # fmt: skip
-    report.contact_sheet(grids, folder / "grid.png")
-
-
-CURVES = [
-    ("Loss", "Starts at ln 2, where policy and reference agree.", {"loss": "loss"}, {"ln 2": 0.6931}),
-    ("Accuracy", "Share of pairs whose margin is positive.", {"training": "rewards/accuracies", "held out": "held_out/accuracies"}, {"chance": 0.5}),
-    ("Error against the reference", "What the loss alone hides: the winner's error should not climb.", {"chosen": "error/chosen_change", "rejected": "error/rejected_change"}, {"reference": 0.0}),
-]  # fmt: skip
-
-
-def _curve(path: Path, title: str, note: str, names: dict[str, str], lines: dict[str, float]) -> report.Curve | None:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    series = {label: [(row["step"], row[name]) for row in rows if name in row] for label, name in names.items()}
-    return report.Curve(title, note, "optimizer step", {k: v for k, v in series.items() if v}, lines) if any(series.values()) else None

@@ -34,7 +34,7 @@ def main(model: str = "stabilityai/stable-diffusion-xl-base-1.0", data: str = "m
     )
     summary = train(config)
     print("held-out preference accuracy:", summary.get("held_out/accuracies"))
-    print("load it with: pipeline.load_lora_weights(%r)" % summary["result"])
+    print(f"load it with: pipeline.load_lora_weights({summary['result']!r})")
 
 
 if __name__ == "__main__":

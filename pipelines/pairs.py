@@ -15,7 +15,9 @@ from diffalign.eval.generate import generate
 Score = Callable[[torch.Tensor, list[str]], torch.Tensor]
 
 
-def build_pairs(pipeline, prompts: list[str], score: Score, *, samples: int = 4, min_gap: float = 0.1, seed: int = 0, quiet: bool = False, **settings) -> list[data.Pair]:
+def build_pairs(
+    pipeline, prompts: list[str], score: Score, *, samples: int = 4, min_gap: float = 0.1, seed: int = 0, quiet: bool = False, **settings
+) -> list[data.Pair]:
     """On-policy pairs: of ``samples`` pictures of a prompt the best-scored is chosen and the worst-scored rejected.
 
     Args:
@@ -36,8 +38,8 @@ def build_pairs(pipeline, prompts: list[str], score: Score, *, samples: int = 4,
     for i, prompt in enumerate(prompts):
         high, low = scores[best[i], i].item(), scores[worst[i], i].item()
         if high - low >= min_gap:
-            chosen, rejected = (data.Image(encoded=png(pictures[k, i])) for k in (best[i], worst[i]))
-            pairs.append(data.Pair(prompt=prompt, chosen=chosen, rejected=rejected, scores=(high, low), origin="on-policy"))
+            chosen, rejected = (data.Image(data=png(pictures[k, i])) for k in (best[i], worst[i]))
+            pairs.append(data.Pair(id=None, prompt=prompt, chosen=chosen, rejected=rejected, scores=(high, low), origin="on-policy"))
     return pairs
 
 
@@ -56,3 +58,20 @@ def write(pairs: list[data.Pair], path: str | Path) -> Path:
     """Pairs as one parquet file that ``diffalign train --data`` reads."""
     data.write_parquet(pairs, path)
     return Path(path)
+
+
+def main() -> None:
+    """Sample and label the pairs that ship with ``builtin:shapes``: python -m diffalign.pipelines.pairs OUT.parquet [PROMPTS]"""
+    import sys
+
+    from diffalign.models import load_model
+    from diffalign.pipelines.demo import SAMPLING
+    from diffalign.worlds.shapes import judge, scenes
+
+    target, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1200
+    pairs = build_pairs(load_model("builtin:shapes").pipeline(), scenes.prompts("train", count), judge.score, **SAMPLING)
+    print(f"{len(pairs)} pairs of {count} prompts: {write(pairs, target)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import ImageCms, ImageOps
+from PIL import ImageOps
 
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -108,10 +108,7 @@ def _to_rgb(image: PILImage.Image) -> PILImage.Image:
         rgba = image.convert("RGBA")
         white = PILImage.new("RGBA", rgba.size, (255, 255, 255, 255))
         return PILImage.alpha_composite(white, rgba).convert("RGB")
-    if image.mode == "CMYK" and image.info.get("icc_profile"):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    return image.convert("RGB")
+    return image.convert("RGB")  # CMYK by its plain formula; colour profiles are not applied, as nowhere in diffusers
 
 
 def _from_16_bits(image: PILImage.Image) -> PILImage.Image:

@@ -1,6 +1,7 @@
 """Training: one configuration, one loop."""
 
-from diffalign.train.config import ConfigError, TrainConfig
-from diffalign.train.loop import TrainingError, train
+from diffalign.train.config import TrainConfig
+from diffalign.train.errors import ConfigError, TrainingError
+from diffalign.train.loop import train
 
 __all__ = ["ConfigError", "TrainConfig", "TrainingError", "train"]

@@ -13,53 +13,91 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
-from diffalign.train.config import ConfigError, TrainConfig
+from diffalign.train.config import TrainConfig
+from diffalign.train.errors import ConfigError
 
-RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json", "README.md", "lora", "model", "samples", "logs")
+CONFIG = "config.yaml"  # last of what --fresh replaces: a folder with it holds a run
+RUN_FILES = ("metrics.jsonl", "summary.json", "README.md", "lora", "model", "samples", "logs")
 
 
 def write_text(path: Path, text: str) -> None:
     """The whole file or nothing: written beside it and moved over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "w") as file:
+    with open(part, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
-def claim(config: TrainConfig) -> Path | None:
-    """Make the output folder this run's own, and return the checkpoint to go on from, if any.
-
-    A folder with the identical resolved configuration is resumed; ``fresh`` empties it of what a run writes (the cache stays).
+def find(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``config`` goes on from, if any. Changes nothing.
 
     Raises:
-        ConfigError: the folder holds a run with another configuration; the differences are listed.
+        ConfigError: the output folder holds a run with another configuration (the differences are listed), or files of a run's names that
+            are not a run's.
     """
     folder = Path(config.output_dir)
-    stored = folder / "config.yaml"
+    stored = folder / CONFIG
+    if not stored.exists():
+        taken = [folder] if folder.is_file() else [folder / name for name in RUN_FILES if (folder / name).exists()]
+        if taken:
+            raise ConfigError(f"{', '.join(map(str, taken))} exists and no run of this program wrote it: use another --output-dir")
+        return None
+    try:
+        old = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        old = None
+    if not isinstance(old, dict) or not {"model", "data", "output_dir"} <= set(old):
+        raise ConfigError(f"{stored} was not written by this program: use another --output-dir")
+    if config.fresh:
+        return None
+    new = config.to_dict()
+    names = [name for name in {**old, **new} if name != "output_dir" and old.get(name) != new.get(name)]
+    if names:
+        lines = [f"  {name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in names]
+        advice = "Use another --output-dir, or --fresh to start over"
+        raise ConfigError("\n".join([f"{folder} holds a run with another configuration:", *lines, advice]))
+    return latest(folder)
+
+
+def finished(config: TrainConfig) -> dict[str, Any] | None:
+    """The summary of a run that ended, None while there is something left to do. Call after ``find``."""
+    folder = Path(config.output_dir)
+    if config.fresh or not (folder / "summary.json").exists():
+        return None
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    result = folder / Path(summary["result"]).name  # the folder may have been moved
+    return {**summary, "result": str(result)} if result.exists() else None
+
+
+def claim(config: TrainConfig, step: int) -> None:
+    """Make the output folder this run's own. ``fresh`` empties it of what a run writes (the cache stays).
+
+    Args:
+        step: what the run goes on from, 0 for the beginning. Lines that a killed process wrote about later steps are dropped.
+    """
+    folder = Path(config.output_dir)
     if config.fresh:
         for entry in [*(folder / name for name in RUN_FILES), *folder.glob("checkpoint-*")]:
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-    elif stored.exists() and stored.read_text() != config.to_yaml():
-        import yaml
-
-        old, new = yaml.safe_load(stored.read_text()) or {}, config.to_dict()
-        lines = [f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        raise ConfigError(
-            f"{folder} holds a run with another configuration:\n" + "\n".join(lines) + "\nUse another --output-dir, or --fresh to start over"
-        )
-    write_text(stored, config.to_yaml())
-    return latest(folder)
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists():
+        whole = [line for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        write_text(metrics, "".join(line for line in whole if json.loads(line)["step"] <= step))
+    write_text(folder / CONFIG, config.to_yaml())
 
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint: an unfinished one still has the suffix ``.part``."""
-    found = [path for path in folder.glob("checkpoint-*") if path.suffix != ".part"]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max(_whole(folder), default=None)
 
 
 def save(folder: Path, step: int, weights: dict[str, torch.Tensor], state: dict[str, Any], facts: dict[str, Any], keep: int) -> Path:
@@ -74,13 +112,13 @@ def save(folder: Path, step: int, weights: dict[str, torch.Tensor], state: dict[
     part.mkdir(parents=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, part / "trainable.safetensors")
     torch.save(state, part / "state.pt")
-    (part / "state.json").write_text(json.dumps({"step": step, **facts}))
+    (part / "state.json").write_text(json.dumps({"step": step, **facts}), encoding="utf-8")
     for path in part.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     shutil.rmtree(final, ignore_errors=True)
     os.replace(part, final)
-    for old in sorted(path for path in folder.glob("checkpoint-*") if path.suffix != ".part")[:-keep]:
+    for old in _whole(folder)[:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -88,4 +126,11 @@ def save(folder: Path, step: int, weights: dict[str, torch.Tensor], state: dict[
 def load(checkpoint: Path, device="cpu") -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
     """The three parts that ``save`` wrote: weights, state, facts."""
     state = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
-    return load_file(checkpoint / "trainable.safetensors"), state, json.loads((checkpoint / "state.json").read_text())
+    facts = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return load_file(checkpoint / "trainable.safetensors"), state, facts
+
+
+def _whole(folder: Path) -> list[Path]:
+    """The checkpoints that exist whole, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.suffix != ".part"]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))

@@ -6,75 +6,103 @@ what is watched is each side's error against the reference, per timestep bin, wi
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
+from torch import Tensor
+
+from diffalign.objectives import Metrics
+from diffalign.train.errors import TrainingError
+
 BINS = 5
-WINDOW = 50  # optimizer steps the warnings look at
+WINDOW = 50  # optimizer steps the warnings look at; a shorter run gets none
 WINNER_RISE = 0.02  # of the reference's error: a mean rise of the winner's error above this, with the loss below its start, is warned of
 SATURATED = 0.5  # share of pairs with hardly any gradient left above which is warned
+START_TOLERANCE = 0.05  # of the first loss's closed value. On a CPU the two are equal; a GPU may take other kernels without gradients
 
-Sums = dict[str, tuple[float, float]]
 
-
-def error_changes(policy_error, reference_error, t, pairs, num_train_timesteps: int) -> Sums:
-    """Policy error minus reference error of each side, whole and per bin of the timestep, as (sum, count) that add up over ranks.
+def error_changes(policy_error: Tensor, reference_error: Tensor, t: Tensor, pairs: Tensor, num_timesteps: int) -> Metrics:
+    """Policy error minus reference error of each side, whole and per bin of the timestep, as (sum, count): bins add up to the whole.
 
     Args:
         policy_error, reference_error: (N,) mean squared errors. t: (N,) timesteps. pairs: (P, 2) rows (chosen, rejected).
-        num_train_timesteps: upper end of the timesteps; the bins are equal parts of it.
+        num_timesteps: upper end of the timesteps; the bins are equal parts of it.
     """
-    change = (policy_error.detach() - reference_error).double()
-    sums: Sums = {}
-    for side, name in enumerate(("chosen", "rejected")):
-        rows = pairs[:, side]
-        sums[f"error/{name}"] = (policy_error.detach()[rows].double().sum().item(), len(rows))
-        sums[f"error/{name}_change"] = (change[rows].sum().item(), len(rows))
-        which = (t[rows].double() * BINS / num_train_timesteps).long().clamp(0, BINS - 1)
-        for b in range(BINS):
-            if (n := int((which == b).sum())) > 0:
-                span = f"{b * num_train_timesteps // BINS:04d}-{(b + 1) * num_train_timesteps // BINS:04d}"
-                sums[f"t_bin/{span}/{name}_change"] = (change[rows][which == b].sum().item(), n)
-    sums["error/reference_chosen"] = (reference_error[pairs[:, 0]].double().sum().item(), len(pairs))
+    policy_error, reference_error = policy_error.detach().double().cpu(), reference_error.double().cpu()
+    which = (t.double().cpu() * BINS / num_timesteps).long().clamp(0, BINS - 1)
+    edges = [b * num_timesteps // BINS for b in range(BINS + 1)]
+    sums: Metrics = {}
+    for name, rows in zip(("chosen", "rejected"), pairs.cpu().T, strict=True):
+        change = (policy_error - reference_error)[rows]
+        sums[f"error/{name}"] = (policy_error[rows].sum(), len(rows))
+        sums[f"error/{name}_change"] = (change.sum(), len(rows))
+        for b in which[rows].unique().tolist():
+            inside = which[rows] == b
+            sums[f"t_bin/{edges[b]:04d}-{edges[b + 1]:04d}/{name}_change"] = (change[inside].sum(), int(inside.sum()))
+    sums["error/reference_chosen"] = (reference_error[pairs[:, 0]].sum(), len(pairs))
     return sums
 
 
-class Health:
-    """Watches one run. ``warnings(step, metrics)`` returns new warnings, each once until its condition has passed."""
+def check_start(measured: float, expected: float | None) -> str:
+    """Where policy and reference hold equal weights the first loss has a closed value (ln 2 for DPO). Returns the line for the log.
 
-    def __init__(self, start_loss: float | None):
-        self.start_loss = start_loss
+    Args:
+        expected: the closed value for the labels of the first step; None where there is none.
+
+    Raises:
+        TrainingError: the loss is another one, which is a bug, such as an active dropout.
+    """
+    if expected is None:
+        return "step-0 identity: not applicable (policy and reference differ at the start, or there is no reference)"
+    if not math.isclose(measured, expected, rel_tol=START_TOLERANCE, abs_tol=1e-12):
+        raise TrainingError(
+            f"the first loss is {measured:.6g}, but policy and reference are equal and it must be {expected:.6g}: "
+            "is a dropout active in the denoiser, or was the reference loaded in another precision?"
+        )
+    return f"step-0 identity: loss {measured:.6f}, expected {expected:.6f}"
+
+
+class Health:
+    """Watches one run. Every kind of warning is said once."""
+
+    def __init__(self):
         self.recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
-        self.standing: set[str] = set()
+        self.said: set[str] = set()
 
     def warnings(self, step: int, metrics: dict[str, float]) -> list[str]:
+        """The new warnings after a step, from the means over the last ``WINDOW`` steps.
+
+        Args:
+            metrics: of the step. Read are ``saturation`` and, where there is a reference, ``loss``, ``loss_at_start`` (what these pairs
+                cost while policy and reference are equal), ``error/chosen_change`` and ``error/reference_chosen``.
+        """
         self.recent.append(metrics)
         if len(self.recent) < WINDOW:
             return []
         found = {}
-        if self.start_loss is not None and "error/chosen_change" in metrics:
-            loss, rise, reference = (self._mean(name) for name in ("loss", "error/chosen_change", "error/reference_chosen"))
-            if loss < self.start_loss and rise > WINNER_RISE * reference:
+        if "loss_at_start" in metrics:
+            loss, start, rise, reference = map(self._mean, ("loss", "loss_at_start", "error/chosen_change", "error/reference_chosen"))
+            if loss < start and rise > WINNER_RISE * reference:
                 found["winner"] = (
-                    f"step {step}: the winner's error is {100 * rise / reference:.1f} % above the reference's while the loss has fallen to {loss:.3f}: "
-                    "the model gets worse at what people chose and only faster at what they rejected. Lower learning_rate, raise beta, or stop here"
+                    f"step {step}: the winner's error is {100 * rise / reference:.1f} % above the reference's while the loss has fallen "
+                    f"from {start:.3f} to {loss:.3f}: the model gets worse at what people chose and only faster at what they rejected. "
+                    "Lower learning_rate, raise beta, or stop here"
                 )
         if (saturated := self._mean("saturation")) > SATURATED:
             found["saturation"] = (
                 f"step {step}: {100 * saturated:.0f} % of the pairs give hardly any gradient (saturated margins). "
                 "More steps on them change little: stop, lower beta, or bring fresh pairs"
             )
-        new = [text for name, text in found.items() if name not in self.standing]
-        self.standing = set(found)
+        new = [text for name, text in found.items() if name not in self.said]
+        self.said |= set(found)
         return new
 
     def _mean(self, name: str) -> float:
-        values = [row[name] for row in self.recent if name in row]
-        return sum(values) / len(values) if values else 0.0
+        return sum(row[name] for row in self.recent) / len(self.recent)
 
     def state_dict(self) -> dict:
-        return {"recent": list(self.recent), "standing": sorted(self.standing)}
+        return {"recent": list(self.recent), "said": sorted(self.said)}
 
     def load_state_dict(self, state: dict) -> None:
         self.recent = deque(state["recent"], maxlen=WINDOW)
-        self.standing = set(state["standing"])
-
+        self.said = set(state["said"])

@@ -25,7 +25,8 @@ PRESETS = {
         Preset(
             "diffusion-dpo-sd15",
             "the released Diffusion-DPO run on SD 1.5 (SalesforceAIResearch/DiffusionDPO launchers/sd15.sh): beta 5000, 2048 pairs a step, "
-            "effective learning rate 1e-8 x 2048 = 2.048e-5 as in the code (the paper prints 2.048e-8 x 2000/beta), 2000 steps, full fine-tuning",
+            "effective learning rate 1e-8 x 2048 = 2.048e-5 as in the code (the paper prints 2.048e-8 x 2000/beta), 2000 steps, "
+            "full fine-tuning",
             False,
             dict(
                 model="stable-diffusion-v1-5/stable-diffusion-v1-5", method="diffusion-dpo", train="full", reference="start", beta=5000.0,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,71 +14,58 @@ import torch
 
 from diffalign import data, methods, models, objectives
 from diffalign.denoising import Draws
-from diffalign.train.batch import BatchMaker
-from diffalign.train.config import ConfigError, TrainConfig
+from diffalign.train.batch import BatchMaker, Order
+from diffalign.train.config import TrainConfig
+from diffalign.train.errors import ConfigError
+from diffalign.train.problems import SEVERAL_PROCESSES
 
 
 @dataclass
 class Parts:
-    """What the loop works with. ``trainable``: name -> parameter. ``train``, ``held_out``: indices into the store."""
+    """What the loop works with.
 
-    model: Any
-    reference: Any
-    objective: Any
+    ``order``: which pairs a step sees. ``held_out``: batches of indices into the store. ``trainable``: name -> parameter. ``ema``: the
+    moving average of them, or None. ``prompts``: what validation draws unless told otherwise. ``data``: the key of exactly these pairs.
+    """
+
+    model: models.DiffusionModel
+    reference: models.Reference | None
+    objective: objectives.PairObjective
     maker: BatchMaker
     held_out_maker: BatchMaker
-    buckets: list
-    train: list[int]
-    held_out: list[int]
+    order: Order
+    held_out: list[list[int]]
     trainable: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    optimizer: Any
     schedule: Any
     ema: Any
     resolution: int
+    prompts: list[str]
+    data: str
     notes: list[str]
 
 
 def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Parts:
-    """Everything a run needs, in the order in which memory is used: data, encoders, cache, then the denoiser with its optimizer.
+    """Everything a run needs. What can be refused is refused before the first image is encoded.
 
     Raises:
         ConfigError, ValueError: what is wrong and what to do.
     """
     method = methods.get(config.method)
     objective = objectives.get(config.objective or method.objective, **config.objective_settings(method))
-    notes = []
-
-    records, counts = data.read(config.data, columns=config.columns or None, ties=config.ties, split=config.data_split, on_bad=config.on_bad_data)
-    notes.append(f"data: {counts}")
-    if not records or not all(isinstance(record, data.Pair) for record in records):
-        raise ConfigError(f"{config.method} trains on pairs; {config.data} gave {counts}")
-    train, held_out = data.hold_out(records, config.held_out, config.seed) if config.held_out else (records, [])
-    if config.max_pairs is not None:
-        train = sorted(train, key=lambda record: hashlib.sha256(f"{config.seed}/{record.id}".encode()).digest())[: config.max_pairs]
-    if not train:
-        raise ConfigError(f"no pair is left to train on: {counts}; {len(held_out)} are held out (held_out {config.held_out})")
-    notes.append(f"pairs: {len(train)} to train on, {len(held_out)} held out, no prompt in both")
-
-    half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    model = models.load_model(
-        config.model, config=config.model_config, vae=config.vae, variant=config.variant, device=device,
-        dtype=half if config.train == "lora" else torch.float32,
-    )  # fmt: skip
+    train, held_out, notes = read_pairs(config)
+    model, sampler = load(config, device), config.timestep_sampler()
+    try:
+        sampler(torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1], model.path)
+    except ValueError as error:
+        raise ConfigError(f"timesteps is {config.timesteps!r}; {error}") from None
+    notes.append(f"attention: {models.set_attention(model.denoiser, config.attention)}")
     resolution = config.resolution or model.default_resolution
     store = encode(config, model, [*train, *held_out], resolution, quiet)
     model.release_encoders()
 
-    notes.append(f"attention: {models.set_attention(model.denoiser, config.attention)}")
-    if config.train == "lora":
-        targets = config.lora_targets.split(",") if "," in config.lora_targets else config.lora_targets
-        models.lora.add(model.denoiser, rank=config.lora_rank, alpha=config.lora_alpha, targets=targets, seed=config.seed)
-    else:
-        model.denoiser.requires_grad_(True)
-    if config.gradient_checkpointing:
-        model.denoiser.enable_gradient_checkpointing()
-    model.denoiser.train()
     kind = config.reference or method.reference
-    reference = models.make_reference(kind, model, ema=config.reference_ema_decay if kind == "ema" else None)
+    reference = models.make_reference(kind, model, ema=config.reference_ema_decay)
     notes.append("reference: " + ("none" if reference is None else reference.describe()))
     trainable = {name: parameter for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad}
     notes.append(f"trainable: {sum(p.numel() for p in trainable.values()):,} parameters in {len(trainable)} tensors")
@@ -88,34 +77,118 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Par
     schedule = get_scheduler(
         config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_train_steps
     )
-    sampler = config.timestep_sampler()
-    makers = [
-        BatchMaker(model, store, sampler, seed=seed, flip=flip, caption_dropout=dropout)
-        for seed, flip, dropout in ((config.seed, config.flip, config.caption_dropout), (config.seed + 10**9, False, 0.0))
-    ]
+    make = functools.partial(BatchMaker, model, store, sampler)
+    n = len(train)
+    measured = data.batches(store.buckets[n:], config.train_batch_size, epoch=0, seed=config.seed, drop_last=False) if held_out else []
     return Parts(
-        model=model, reference=reference, objective=objective, maker=makers[0], held_out_maker=makers[1],
-        buckets=store.buckets[: len(train)], train=list(range(len(train))),
-        held_out=list(range(len(train), len(train) + len(held_out))), trainable=trainable, optimizer=optimizer, schedule=schedule,
-        ema=EMAModel(trainable.values(), decay=config.ema_decay) if config.ema_decay else None, resolution=resolution, notes=notes,
+        model=model,
+        reference=reference,
+        objective=objective,
+        maker=make(seed=config.seed, flip=config.flip, caption_dropout=config.caption_dropout),
+        held_out_maker=make(seed=config.seed + 10**9, flip=False, caption_dropout=0.0),
+        order=Order(store.buckets[:n], config.train_batch_size, config.gradient_accumulation_steps, config.seed),
+        held_out=[[n + i for i in batch] for batch in measured],
+        trainable=trainable,
+        optimizer=optimizer,
+        schedule=schedule,
+        ema=None if config.ema_decay is None else EMAModel(trainable.values(), decay=config.ema_decay),
+        resolution=resolution,
+        prompts=list(dict.fromkeys(record.prompt for record in held_out or train)),
+        data=data.content_key("pairs", n, *(record.id for record in [*train, *held_out])),
+        notes=notes,
+    )
+
+
+def read_pairs(config: TrainConfig) -> tuple[list[data.Pair], list[data.Pair], list[str]]:
+    """(pairs to train on, pairs to measure on, lines about both). ConfigError where nothing is left to train on."""
+    records, counts = data.read(
+        config.data, columns=config.columns, ties=config.ties, split=config.data_split, on_bad=config.on_bad_data
+    )
+    other = {type(record).__name__ for record in records if not isinstance(record, data.Pair)}
+    if other:
+        raise ConfigError(f"{config.method} trains on pairs; {config.data} holds {', '.join(sorted(other))} records")
+    train, held_out = data.hold_out(records, config.held_out, config.seed)
+    kept_out = len(held_out)
+    train, held_out = _some(train, config.max_pairs, config.seed), _some(held_out, config.max_held_out_pairs, config.seed)
+    if not train:
+        raise ConfigError(f"no pair is left to train on: {counts}; {kept_out} are held out (held_out {config.held_out})")
+    notes = [f"data: {counts}", f"pairs: {len(train)} to train on, {kept_out} held out ({len(held_out)} measured), no prompt in both"]
+    if config.held_out and not held_out:
+        notes.append(f"no prompt fell into the held-out share of {config.held_out}: no held-out accuracy; raise held_out to get one")
+    return train, held_out, notes
+
+
+def load(config: TrainConfig, device: torch.device) -> models.DiffusionModel:
+    """The model with what is trained in it: a fresh adapter in float32 on a base of the run's precision, or all its weights in float32."""
+    half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    model = models.load_model(
+        config.model, config=config.model_config, vae=config.vae, variant=config.variant, device=device,
+        dtype=half if config.train == "lora" else torch.float32,
     )  # fmt: skip
+    if config.train == "lora":
+        named = config.lora_targets in ("attention", "attention+ff", "all-linear")
+        targets = config.lora_targets if named else [name.strip() for name in config.lora_targets.split(",")]
+        models.lora.add(model.denoiser, rank=config.lora_rank, alpha=config.lora_alpha, targets=targets, seed=config.seed)
+    else:
+        model.denoiser.requires_grad_(True)
+    if config.gradient_checkpointing:
+        model.denoiser.enable_gradient_checkpointing()
+    model.denoiser.train()
+    return model
 
 
-def encode(config: TrainConfig, model, records, resolution: int, quiet: bool = False) -> data.PairStore:
+def encode(config: TrainConfig, model: models.DiffusionModel, records: list[data.Pair], resolution: int, quiet: bool) -> data.PairStore:
     """VAE moments and text states of all records, from the cache where it has them; afterwards the encoders are not needed."""
-    folder = Path(config.cache_dir) if config.cache_dir else Path(config.output_dir) / "cache"
     multiple = model.spatial_factor
     if config.aspect_ratio_buckets:
         plan = data.Plan.aspect_ratios(resolution, crop=config.crop, multiple=multiple)
     else:
         plan = data.Plan(resolution, crop=config.crop, multiple=multiple)
-    cache = data.TensorCache(folder, model.provenance())
+    provenance = model.provenance()
+    folder = Path(config.cache_dir) if config.cache_dir else Path(config.output_dir) / "cache"
+    cache = data.TensorCache(folder / data.content_key(repr(sorted(provenance.items())))[:12], provenance)
     crop_at = functools.partial(_crop_at, config.seed)
     store = data.PairStore(records, plan, cache, uniform=crop_at, flip=config.flip)
     store.build(
         model.encode_images, model.encode_prompts, encode_empty=model.empty_prompt, batch_size=config.cache_batch_size, progress=not quiet
     )
     return store
+
+
+@contextmanager
+def accelerated(config: TrainConfig) -> Iterator[Any]:
+    """The run's Accelerator. Its process-wide state is given up at the end, so that the next run may use another precision or device.
+
+    Raises:
+        ConfigError: more than one process was started.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, is_initialized
+    from accelerate.utils import GradientAccumulationPlugin
+
+    foreign = is_initialized()  # the caller's own Accelerator: its state is not ours to end
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision, cpu=config.device == "cpu", project_dir=config.output_dir,
+        log_with=None if config.report_to == "none" else config.report_to,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop averages; not what the environment may say
+    )  # fmt: skip
+    try:
+        if accelerator.num_processes > 1:
+            raise ConfigError(SEVERAL_PROCESSES.format(accelerator.num_processes))
+        yield accelerator
+    finally:
+        accelerator.end_training()
+        accelerator.free_memory()
+        if not foreign:  # accelerate has no public call for this; transformers' Trainer does the same
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+
+
+def _some(records: list, limit: int | None, seed: int) -> list:
+    """At most ``limit`` records, those with the smallest hashes of their ids."""
+    if limit is None or len(records) <= limit:
+        return records
+    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}/{record.id}".encode()).digest())[:limit]
 
 
 def _crop_at(seed: int, record_id: str, name: str) -> float:

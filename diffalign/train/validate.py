@@ -3,59 +3,102 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
-from diffalign.objectives import reduce
+from diffalign.objectives import means, merge, reduce
 from diffalign.train.batch import BatchMaker
 from diffalign.train.step import preference_step
 
 
 @torch.no_grad()
-def held_out_metrics(model, reference, objective, maker: BatchMaker, indices: list[int], *, batch_size: int, draws: int, autocast, device) -> dict[str, float]:
+def held_out_metrics(
+    model, reference, objective, maker: BatchMaker, batches: list[list[int]], *, draws: int, autocast=nullcontext, device="cpu"
+) -> dict[str, float]:
     """Preference accuracy and the rest on pairs that are not trained on, always with the same draws.
 
-    ``accuracies``: share of (pair, draw) whose margin is positive, ties one half. ``chosen_change``: mean rise of the winner's error above
-    the reference's. Caption dropout and flips are off, so the numbers of two validations differ by the weights alone.
+    Args:
+        batches: indices of the pairs, those of a batch of one bucket. draws: how often each pair is measured, timestep and noise anew.
+
+    Returns:
+        ``held_out/accuracies``: share of (pair, draw) whose margin is positive, ties one half. ``held_out/chosen_change``: mean rise of the
+        winner's error above the reference's; and the other means. Caption dropout and flips are off in ``maker``, so the numbers of two
+        validations differ by the weights alone.
     """
-    sums: dict[str, tuple[float, float]] = {}
-    loss, count = 0.0, 0
+    found = []
+    training = model.denoiser.training
+    model.denoiser.eval()
     for draw in range(draws):
-        for start in range(0, len(indices), batch_size):
-            batch = maker(indices[start : start + batch_size], draw).to(device)
+        for indices in batches:
+            batch = maker(indices, draw).to(device)
             out = preference_step(model, reference, objective, batch, autocast)
-            loss, count = loss + reduce(out.terms, 1).item(), count + len(batch.ids)
-            rows = dict(out.terms.metrics)
+            found.append({**out.terms.metrics, "loss": (reduce(out.terms, 1), len(batch.ids))})
             if out.reference_error is not None:
                 change = (out.policy_error - out.reference_error)[batch.comparison.pairs]
-                rows |= {"chosen_change": (change[:, 0].sum(), len(change)), "rejected_change": (change[:, 1].sum(), len(change))}
-            for name, (total, n) in rows.items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + float(total), before[1] + float(n))
-    means = {name.removeprefix("rewards/"): total / max(n, 1) for name, (total, n) in sums.items()}
-    return {f"held_out/{name}": value for name, value in {"loss": loss / max(count, 1), **means}.items()}
+                found.append({"chosen_change": (change[:, 0].sum(), len(change)), "rejected_change": (change[:, 1].sum(), len(change))})
+    model.denoiser.train(training)
+    return {f"held_out/{name.removeprefix('rewards/')}": value for name, value in means(merge(found)).items()}
 
 
 def draw_samples(model, prompts: list[str], folder: Path, *, seed: int, steps: int, guidance_scale: float, resolution: int) -> list[Path]:
     """One image a prompt by the stock pipeline, each from a generator of its own, so an image can be made again alone.
 
-    Writes ``00.png`` ... and ``prompts.json`` (prompt, seed, settings) into ``folder``.
+    Writes ``00.png`` ... and ``prompts.json`` (prompts, seeds, settings) into ``folder``.
     """
-    pipeline = model.pipeline()
-    pipeline.set_progress_bar_config(disable=True)
     training = model.denoiser.training
     model.denoiser.eval()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for i, prompt in enumerate(prompts):
-        image = pipeline(
-            prompt, num_inference_steps=steps, guidance_scale=guidance_scale, height=resolution, width=resolution,
-            generator=torch.Generator("cpu").manual_seed(seed + i),
-        ).images[0]  # fmt: skip
-        paths.append(folder / f"{i:02d}.png")
-        image.save(paths[-1])
-    facts = {"prompts": prompts, "seeds": [seed + i for i in range(len(prompts))], "num_inference_steps": steps, "guidance_scale": guidance_scale}
-    (folder / "prompts.json").write_text(json.dumps({**facts, "resolution": resolution}, indent=1))
+    with quiet_libraries():
+        pipeline = model.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        for i, prompt in enumerate(prompts):
+            image = pipeline(
+                prompt, num_inference_steps=steps, guidance_scale=guidance_scale, height=resolution, width=resolution,
+                generator=torch.Generator("cpu").manual_seed(seed + i),
+            ).images[0]  # fmt: skip
+            paths.append(folder / f"{i:02d}.png")
+            image.save(paths[-1])
+    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "resolution": resolution}
+    facts = {"prompts": prompts, "seeds": [seed + i for i in range(len(prompts))], **settings}
+    (folder / "prompts.json").write_text(json.dumps(facts, indent=1))
     model.denoiser.train(training)
     return paths
+
+
+@contextmanager
+def averaged(ema, parameters) -> Iterator[None]:
+    """Within it the moving average, where one is kept, stands in the policy's place."""
+    if ema is None:
+        yield
+        return
+    parameters = list(parameters)
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within it diffusers and transformers print errors only: no bars for each part they load, no note for each prompt they cut."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
+    for logging in libraries:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, verbosity, bars in before:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()

@@ -74,11 +74,11 @@ def test_palette_with_and_without_a_transparent_colour():
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
-    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    values = np.array([[0, 257, 32768, 65280, 65535]], dtype=np.uint16)
     PILImage.fromarray(values).save(tmp_path / "deep.png")
     loaded = Image.of(tmp_path / "deep.png").load()
     assert loaded.mode == "RGB"
-    assert [loaded.getpixel((x, 0)) for x in range(4)] == [(0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]
+    assert [loaded.getpixel((x, 0)) for x in range(5)] == [(0,) * 3, (1,) * 3, (128,) * 3, (254,) * 3, (255,) * 3]
 
 
 def test_cmyk_jpeg_has_the_right_polarity():

@@ -109,6 +109,8 @@ def test_columns_by_name(images):
     assert (pair.prompt, pair.chosen.digest, counts.ignored) == ("a cat", digest("blue"), ("caption",))
     (pair,), _ = read(jsonl(images / "swap.jsonl", row()), columns={"chosen": "rejected", "rejected": "chosen"})
     assert pair.chosen.digest == digest("blue")
+    with pytest.raises(ValueError, match="no layout fits"):  # a column stands for one thing
+        read(images / "swap.jsonl", columns={"chosen": "rejected"})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """hold_out, batches and the hash under both: functions of their arguments and of nothing else."""
 
 import random
-import subprocess
-import sys
 
 import pytest
 
@@ -71,10 +69,7 @@ def test_batches_depend_on_epoch_and_seed_only():
     random.seed(2)
     assert batches(BUCKETS, 4, epoch=0, seed=1) == first
     assert batches(BUCKETS, 4, epoch=1, seed=1) != first != batches(BUCKETS, 4, epoch=0, seed=2)
-    program = (
-        "from diffalign.data import batches; print(batches([(64, 64) if i % 3 else (32, 128) for i in range(100)], 4, epoch=0, seed=1))"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120).stdout.strip() == str(first)
+    assert batches(BUCKETS[:12], 4, epoch=0, seed=1) == [[2, 10, 1, 5], [6, 9, 3, 0], [11, 7, 4, 8]]  # frozen: every process agrees
 
 
 def test_batches_refuse_an_empty_epoch():

@@ -2,27 +2,30 @@
 
     python -m diffalign.worlds.shapes.recipe vae  runs/shapes        autoencoder
     python -m diffalign.worlds.shapes.recipe base runs/shapes        text encoders and UNet, on top of that autoencoder
+    python -m diffalign.worlds.shapes.recipe pack runs/shapes        into the package
 
 The result is a folder in the SDXL pipeline format. The base is trained on captions of which a stated share carries one categorical
 mistake (sides exchanged, colours exchanged, a shape replaced: ``scenes.miscaption``), so it makes categorical mistakes itself, which
 is what alignment then has to remove. Only scenes of the ``train`` split are drawn.
 """
 
+import copy
 import json
 import math
 import random
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffalign.worlds.shapes import scenes
+from diffalign.worlds.shapes import ASSETS, scenes
 
 WRONG_CAPTIONS = 0.50  # share of training captions with one categorical mistake
 EMPTY_CAPTIONS = 0.10  # share of training captions left empty, for classifier-free guidance
@@ -86,8 +89,11 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_scheduler() -> EulerDiscreteScheduler:
-    return EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1)
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    """SDXL's noise schedule with a solver that needs 8 steps for these pictures."""
+    return DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
 
 
 def train_vae(folder: Path, steps: int = 3000, batch: int = 32, learning_rate: float = 2e-3, seed: int = 0) -> dict:
@@ -109,7 +115,10 @@ def train_vae(folder: Path, steps: int = 3000, batch: int = 32, learning_rate: f
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
             psnr = -10 * math.log10(F.mse_loss(decoded.float() / 2, images / 2).item())
-            print(f"vae {step} loss {loss.item():.4f} psnr {psnr:.1f} std {posterior.mean.std().item():.2f} {time.time() - start:.0f} s", flush=True)
+            print(
+                f"vae {step} loss {loss.item():.4f} psnr {psnr:.1f} std {posterior.mean.std().item():.2f} {time.time() - start:.0f} s",
+                flush=True,
+            )
     with torch.no_grad():
         images = scenes.draw([scenes.random_scene(rng, "train") for _ in range(512)], rng) * 2 - 1
         latents = vae.encode(images).latent_dist.sample()
@@ -178,16 +187,27 @@ def train_base(folder: Path, steps: int = 5000, batch: int = 48, learning_rate: 
 
 def save(folder: Path, vae, tokenizer, model) -> None:
     """The pipeline in diffusers' folder format, weights in half precision."""
-    import copy
-
     parts = {name: copy.deepcopy(part).eval().half() for name, part in {"vae": vae, **model}.items()}
     StableDiffusionXLPipeline(
         vae=parts["vae"], text_encoder=parts["first"], text_encoder_2=parts["second"], tokenizer=tokenizer, tokenizer_2=tokenizer,
         unet=parts["unet"], scheduler=build_scheduler(), force_zeros_for_empty_prompt=False, add_watermarker=False,
     ).save_pretrained(folder)  # fmt: skip
+    for name in ("tokenizer", "tokenizer_2"):  # the two files that transformers before version 5 reads, beside tokenizer.json
+        bpe = json.loads((folder / name / "tokenizer.json").read_text())["model"]
+        (folder / name / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+        (folder / name / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in bpe["merges"]))
+
+
+def pack(folder: Path, steps: int = 5000) -> dict:
+    """The finished base into the package, with the facts of its training."""
+    shutil.rmtree(ASSETS / "model", ignore_errors=True)
+    shutil.copytree(folder / f"base-{steps}", ASSETS / "model")
+    facts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("vae", "base")}
+    (ASSETS / "recipe.json").write_text(json.dumps(facts, indent=1))
+    return facts
 
 
 if __name__ == "__main__":
     stage, folder = sys.argv[1], Path(sys.argv[2])
-    facts = {"vae": train_vae, "base": train_base}[stage](folder, **{k: int(v) for k, v in (a.split("=") for a in sys.argv[3:])})
+    facts = {"vae": train_vae, "base": train_base, "pack": pack}[stage](folder, **{k: int(v) for k, v in (a.split("=") for a in sys.argv[3:])})
     (folder / f"{stage}.json").write_text(json.dumps(facts, indent=1))

@@ -65,9 +65,7 @@ def parse(caption: str) -> Scene:
     if len(words) == 13:
         words = [word.replace("_", " ") for word in words]
         scene = Scene(Thing(*words[1:4]), words[4], Thing(*words[6:9]), words[11])
-        known = all(
-            (t.size in SIZES and t.colour in COLOURS and t.shape in SHAPES) for t in (scene.first, scene.second)
-        )
+        known = all((t.size in SIZES and t.colour in COLOURS and t.shape in SHAPES) for t in (scene.first, scene.second))
         if known and scene.relation in RELATIONS and scene.background in BACKGROUNDS and scene.caption == caption:
             return scene
     raise ValueError(f"not a caption of the shapes world: {caption!r}; expected {random_scene(random.Random(0)).caption!r} or the like")

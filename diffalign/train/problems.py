@@ -1,0 +1,88 @@
+"""Everything that is wrong with a configuration, said at once and before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+
+from diffalign import methods, objectives
+from diffalign.extras import require
+from diffalign.train.config import TrainConfig
+from diffalign.train.errors import ConfigError
+from diffalign.train.fields import fitting
+
+# name: (lowest allowed, first not allowed); None is no limit. An optional field may also be left out.
+RANGES = {
+    **dict.fromkeys(("lora_rank", "max_pairs", "max_held_out_pairs", "resolution", "cache_batch_size"), (1, None)),
+    **dict.fromkeys(("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps", "validation_steps"), (1, None)),
+    **dict.fromkeys(("held_out_draws", "validation_inference_steps", "checkpointing_steps", "checkpoints_total_limit"), (1, None)),
+    **dict.fromkeys(("lr_warmup_steps", "num_validation_images", "adam_weight_decay", "validation_guidance_scale"), (0, None)),
+    **dict.fromkeys(("held_out", "caption_dropout", "adam_beta1", "adam_beta2", "reference_ema_decay", "ema_decay"), (0, 1)),
+}
+POSITIVE = ("lora_alpha", "learning_rate", "adam_epsilon", "max_grad_norm")
+SEVERAL_PROCESSES = (
+    "{} processes were asked for, and several processes come with a later version: start one, "
+    "and raise gradient_accumulation_steps for a larger batch"
+)
+
+
+def problems(config: TrainConfig) -> list[str]:
+    """A sentence for everything wrong with the values alone; an empty list where there is nothing."""
+    values = dataclasses.asdict(config)
+    _, found = fitting(TrainConfig, values)
+    if found:  # ranges of values that have the wrong type would only confuse
+        return found
+    if not config.model:
+        found.append("model is missing: a hub id, a diffusers folder, a .safetensors file, or builtin:shapes")
+    if not config.data:
+        found.append("data is missing: a folder with chosen/ and rejected/, a .jsonl, .csv or .parquet file, or a data set")
+    for name, (low, end) in RANGES.items():
+        if values[name] is not None and not (low <= values[name] and (end is None or values[name] < end)):
+            found.append(f"{name} is {values[name]}; it must be {f'at least {low}' if end is None else f'in [{low}, {end})'}")
+    found += [f"{name} is {values[name]}; it must be positive" for name in POSITIVE if values[name] is not None and values[name] <= 0]
+    if config.lr_scheduler == "constant" and config.lr_warmup_steps:
+        found.append(f"lr_warmup_steps is {config.lr_warmup_steps}, but lr_scheduler constant has no warm-up: use constant_with_warmup")
+    try:
+        config.timestep_sampler()
+    except ValueError as error:
+        found.append(str(error))
+    try:
+        found += _of_the_method(config)
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def _of_the_method(config: TrainConfig) -> list[str]:
+    """Of the objective and the reference. Raises ValueError for an unknown name or an option that the objective does not take."""
+    found, method = [], methods.get(config.method)
+    reference = config.reference or method.reference
+    if config.train == "full" and reference == "base":
+        found.append("reference is 'base', which means the adapter switched off, but train is 'full': use reference start")
+    if config.reference_ema_decay is not None and reference != "ema":
+        found.append(f"reference_ema_decay is {config.reference_ema_decay}, but reference is '{reference}': drop it, or use reference ema")
+    if config.beta is not None and "beta" in config.objective_options:
+        found.append("beta is given twice, by itself and in objective_options: keep one")
+    name = config.objective or method.objective
+    objective = objectives.get(name, **config.objective_settings(method))
+    if reference == "none" and "reference" in objective.needs:
+        found.append(f"reference is 'none', but the objective {name} compares with one: use start, base or ema")
+    return found
+
+
+def check_machine(config: TrainConfig) -> None:
+    """Refuse what this machine or installation cannot do, before anything is loaded.
+
+    Raises:
+        ConfigError: fp16 without a GPU, or more than one process. ImportError: a missing extra, by name.
+    """
+    if config.mixed_precision == "fp16" and (config.device == "cpu" or not torch.accelerator.is_available()):
+        raise ConfigError("mixed_precision is 'fp16', which needs a GPU, and this run is on the CPU: use bf16 or no")
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(SEVERAL_PROCESSES.format(processes))
+    if config.optimizer == "adamw_8bit":
+        require("bitsandbytes", extra="quant")
+    if config.report_to == "tensorboard":
+        require("tensorboard", extra="track")
