@@ -41,7 +41,7 @@ def compare(scores_a, scores_b, groups=None, *, confidence: float = 0.95, resamp
         confidence: of the interval. resamples: bootstrap draws. seed: of the bootstrap.
 
     Raises:
-        ValueError: lengths differ, nothing to compare, or a score is not finite.
+        ValueError: lengths differ, nothing to compare, confidence outside (0, 1), or a score is not finite.
     """
     a, b = np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
@@ -49,6 +49,8 @@ def compare(scores_a, scores_b, groups=None, *, confidence: float = 0.95, resamp
         raise ValueError(
             f"compare needs two equally long, non-empty lists of scores and as many groups: got {a.shape}, {b.shape}, {len(groups)}"
         )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         bad = int((~np.isfinite(a) | ~np.isfinite(b)).sum())
         raise ValueError(f"{bad} of {len(a)} scores are not finite; drop those prompts from both sides, or score them again")

@@ -78,7 +78,7 @@ def write_page(
     report.write_report(
         folder / "report.html", title="diffalign demo: Diffusion-DPO on builtin:shapes", facts=facts, intervals=intervals,
         grids=grids, curves=curves,
-        verdict=f"{wins}: {100 * result.win_rate:.0f} % of unseen prompts look better after alignment.",
+        verdict=f"{wins}: win rate {100 * result.win_rate:.0f} % against the base on unseen prompts.",
         lead=f"95 % interval {100 * low:.0f} to {100 * high:.0f} %: {result.wins} wins, {result.ties} ties, {result.losses} losses, "
         "judged from the pixels.",
         provenance={"settings": summary["settings"], "seconds": summary["seconds"], "warnings": summary["training"]["aligned"]["warnings"]},

@@ -174,6 +174,27 @@ def test_unfinished_files_are_ignored_and_swept_when_old(tmp_path):
     assert fresh.exists() and not stale.exists()
 
 
+def test_a_shard_gets_its_name_when_it_is_whole_and_synced(tmp_path, monkeypatch):
+    """Dying right before the rename, the last moment at which a shard may be unfinished, leaves no file under a shard's name."""
+    cache = TensorCache(tmp_path, PROVENANCE)
+    cache.put("key0", entry(0))
+    steps = []
+
+    def die(source, target):
+        steps.append((source.suffix, len(source.read_bytes()) > 0))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module.os, "fsync", lambda descriptor: steps.append("synced"))
+        patch.setattr(cache_module.os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            cache.flush()
+    assert steps == ["synced", (".tmp", True)]
+    assert list(tmp_path.glob("*.safetensors")) == []
+    cache.flush()  # nothing was lost in the process that lived on
+    assert_entry(TensorCache(tmp_path, PROVENANCE), 0)
+
+
 WRITER = """
 import sys, torch
 from diffalign.data import TensorCache
@@ -188,11 +209,12 @@ def test_killed_writer_leaves_only_whole_entries(tmp_path):
     """SIGKILL at two arbitrary moments; every entry that is there is right, and the second run goes on where the first was."""
     counts = []
     for _ in range(2):
+        before = len(list(tmp_path.glob("*.safetensors")))
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         try:
             assert writer.stdout.readline() == "ready\n"
-            deadline = time.time() + 30
-            while len(list(tmp_path.glob("*.safetensors"))) < 5 * (len(counts) + 1) and time.time() < deadline:
+            deadline = time.time() + 60
+            while len(list(tmp_path.glob("*.safetensors"))) < before + 5 and time.time() < deadline:
                 time.sleep(0.01)
         finally:
             writer.send_signal(signal.SIGKILL)

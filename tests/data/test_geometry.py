@@ -67,7 +67,7 @@ def test_resize_is_antialiased():
 def test_nearest_bucket_is_symmetric_in_the_ratio():
     plan = Plan(64, buckets=((64, 64), (48, 96), (96, 48)))
     assert plan.bucket((1000, 1000)) == (64, 64)
-    assert plan.bucket((100, 150)) == (48, 96) and plan.bucket((150, 100)) == (96, 48)  # 1.5 is nearer to 2 than to 1, as a ratio
+    assert plan.bucket((100, 142)) == (48, 96) and plan.bucket((142, 100)) == (96, 48)  # 1.42 > sqrt 2: nearer to 2 than to 1
     assert plan.bucket((100, 140)) == plan.bucket((140, 100)) == (64, 64)  # 1.4 < sqrt 2
 
 
