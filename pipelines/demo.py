@@ -23,9 +23,9 @@ from diffalign.worlds.shapes import judge, scenes
 
 SAMPLING = {"num_inference_steps": 8, "guidance_scale": 2.0}
 TRAINING = TrainConfig(
-    model="builtin:shapes", train="lora", lora_rank=8, beta=2000.0, learning_rate=3e-4, lr_warmup_steps=10, max_train_steps=150,
-    train_batch_size=16, caption_dropout=0.1, held_out=0.1, held_out_draws=2, num_validation_images=0, checkpointing_steps=10**6,
-    cache_batch_size=64, device="cpu",
+    model="builtin:shapes", train="lora", lora_rank=8, beta=1000.0, learning_rate=1e-3, lr_scheduler="cosine", max_train_steps=260,
+    train_batch_size=16, caption_dropout=0.1, held_out=0.1, held_out_draws=2, num_validation_images=0, validation_steps=10**6,
+    checkpointing_steps=10**6, cache_batch_size=64, device="cpu",
 )  # fmt: skip
 
 

@@ -68,8 +68,9 @@ def main() -> None:
     from diffalign.pipelines.demo import SAMPLING
     from diffalign.worlds.shapes import judge, scenes
 
-    target, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1200
-    pairs = build_pairs(load_model("builtin:shapes").pipeline(), scenes.prompts("train", count), judge.score, **SAMPLING)
+    target, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1500
+    pipeline = load_model("builtin:shapes").pipeline()
+    pairs = build_pairs(pipeline, scenes.prompts("train", count), judge.score, samples=6, min_gap=0.35, **SAMPLING)
     print(f"{len(pairs)} pairs of {count} prompts: {write(pairs, target)}")
 
 

@@ -16,7 +16,7 @@ tags: [diffalign, {method}, {kind}]
 
 {formula}
 
-{paper}. Objective {objective} with {settings}; {unit}
+{paper}. Objective {objective} with {settings}; {unit}.
 {reference}
 
 * trained: {trained}, {steps} steps of {pairs} pairs, learning rate {learning_rate:g}, {precision}
@@ -31,10 +31,9 @@ tags: [diffalign, {method}, {kind}]
 
 Written by diffalign; `config.yaml` beside this file is the whole configuration, `metrics.jsonl` the log.
 """
-LORA = """import torch
-from diffusers import {pipeline}
+LORA = """from diffusers import {pipeline}
 
-pipeline = {pipeline}.from_pretrained("{model}", torch_dtype=torch.float32)
+pipeline = {pipeline}.from_pretrained("{model}")
 pipeline.load_lora_weights("{result}")"""
 SINGLE_FILE = LORA.replace("from_pretrained", "from_single_file")
 FULL = """from diffusers import {pipeline}

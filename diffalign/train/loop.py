@@ -24,7 +24,7 @@ from diffalign.train.health import Health, check_start, error_changes
 from diffalign.train.problems import check_machine
 from diffalign.train.setup import Parts, accelerated, build
 from diffalign.train.step import preference_step
-from diffalign.train.validate import averaged, draw_samples, held_out_metrics
+from diffalign.train.validate import averaged, draw_samples, held_out_metrics, quiet_libraries
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
     if (summary := checkpoint.finished(config)) is not None:
         say(f"{config.output_dir} holds this very run, finished after {summary['steps']} steps: nothing to do (--fresh starts over)")
         return summary
-    with accelerated(config) as accelerator:
+    with quiet_libraries(), accelerated(config) as accelerator:
         run = Run(config, accelerator, build(config, accelerator.device, quiet), say)
         for note in run.parts.notes:
             say(note)
@@ -127,19 +127,19 @@ class Run:
     def _refuse_loss(self, losses, batch: Batch) -> None:
         bad = [id for id, loss in zip(batch.ids, losses.detach().tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
-            raise TrainingError(self._not_finite(f"the loss is not finite; pairs: {', '.join(bad)}"))
+            raise TrainingError(self._not_finite(self.step + 1, f"the loss is not finite; pairs: {', '.join(bad)}"))
 
     def _clipped_norm(self, ids: list[str]) -> float:
         """The gradients' norm before they are clipped."""
         norm = float(self.accelerator.clip_grad_norm_(list(self.parts.trainable.values()), self.config.max_grad_norm))
         if self.accelerator.scaler is None and not math.isfinite(norm):
-            raise TrainingError(self._not_finite(f"the gradients are not finite; pairs: {', '.join(ids)}"))
+            raise TrainingError(self._not_finite(self.step + 1, f"the gradients are not finite; pairs: {', '.join(ids)}"))
         return norm
 
-    def _not_finite(self, what: str) -> str:
+    def _not_finite(self, step: int, what: str) -> str:
         last = checkpoint.latest(self.folder)
         kept = f"{last} is good" if last else "there is no checkpoint yet"
-        return f"step {self.step + 1}: {what}. {kept}. Lower learning_rate, use mixed_precision bf16 or no, or look at these pairs"
+        return f"step {step}: {what}. {kept}. Lower learning_rate, use mixed_precision bf16 or no, or look at these pairs"
 
     # Between the steps ----------------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Run:
         """Everything that ``restore`` needs. Raises TrainingError rather than saving weights that are not finite."""
         parts = self.parts
         if bad := [name for name, parameter in parts.trainable.items() if not torch.isfinite(parameter).all()]:
-            raise TrainingError(self._not_finite(f"{len(bad)} trained tensors are not finite, {bad[0]} among them"))
+            raise TrainingError(self._not_finite(self.step, f"{len(bad)} trained tensors are not finite, {bad[0]} among them"))
         state = {
             "optimizer": parts.optimizer.state_dict(),
             "schedule": parts.schedule.state_dict(),

@@ -52,7 +52,7 @@ def draw_samples(model, prompts: list[str], folder: Path, *, seed: int, steps: i
     model.denoiser.eval()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with quiet_libraries():
+    with quiet_libraries(errors_only=True):
         pipeline = model.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         for i, prompt in enumerate(prompts):
@@ -85,16 +85,21 @@ def averaged(ema, parameters) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Within it diffusers and transformers print errors only: no bars for each part they load, no note for each prompt they cut."""
+def quiet_libraries(errors_only: bool = False) -> Iterator[None]:
+    """Within it diffusers and transformers show no bars for every part they load or save, and with ``errors_only`` no notes either.
+
+    (Downloads keep their bars, which are the hub's. The notes are silenced for sampling, where every prompt that is cut gives one each
+    time; while a model loads they may matter.)
+    """
     import diffusers.utils.logging
     import transformers.utils.logging
 
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
     for logging in libraries:
-        logging.set_verbosity_error()
         logging.disable_progress_bar()
+        if errors_only:
+            logging.set_verbosity_error()
     try:
         yield
     finally:

@@ -28,6 +28,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from diffalign.worlds.shapes import ASSETS, scenes
 
 WRONG_CAPTIONS = 0.50  # share of training captions with one categorical mistake
+PHASES = (  # steps, learning rate, and which mistakes: the first mix hides what belongs together, so the second mostly spares it
+    (5000, 1.5e-3, {"relation": 0.4, "exchange": 0.4, "shape": 0.2}),
+    (3500, 1.2e-3, {"relation": 0.1, "exchange": 0.1, "shape": 0.3, "colour": 0.3, "size": 0.1, "background": 0.1}),
+)
 EMPTY_CAPTIONS = 0.10  # share of training captions left empty, for classifier-free guidance
 TOKENS = 18
 
@@ -134,10 +138,12 @@ def encode_text(captions, tokenizer, first, second):
     return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), two.text_embeds
 
 
-def train_base(folder: Path, steps: int = 5000, batch: int = 48, learning_rate: float = 1.5e-3, seed: int = 0) -> dict:
-    """Text encoders and UNet together: eps-prediction, min-SNR 5, AdamW, cosine, EMA; the shipped weights are the EMA at the end."""
-    torch.manual_seed(seed)
-    rng, start = random.Random(seed + 1), time.time()
+def train_base(folder: Path, phase: int = 0, batch: int = 48, seed: int = 0) -> dict:
+    """Text encoders and UNet together: eps-prediction, min-SNR 5, AdamW, cosine, EMA. A phase starts from the EMA that the one before it
+    ended with, and the shipped weights are the EMA at the end of the last."""
+    steps, learning_rate, kinds = PHASES[phase]
+    torch.manual_seed(seed + phase)
+    rng, start = random.Random(seed + 1 + phase), time.time()
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     with torch.no_grad():  # a pool of drawn scenes, encoded once
         pool = [scenes.random_scene(rng, "train") for _ in range(40_000)]
@@ -148,6 +154,10 @@ def train_base(folder: Path, steps: int = 5000, batch: int = 48, learning_rate: 
     tokenizer = build_tokenizer()
     first, second = build_text_encoders(tokenizer)
     model = torch.nn.ModuleDict({"unet": build_unet(), "first": first, "second": second})
+    if phase > 0:
+        before = StableDiffusionXLPipeline.from_pretrained(folder / f"base-{phase - 1}")
+        for name, part in (("unet", before.unet), ("first", before.text_encoder), ("second", before.text_encoder_2)):
+            model[name].load_state_dict(part.float().state_dict())
     scheduler = build_scheduler()
     alphas = torch.cumprod(1 - scheduler.betas, 0)
     scheduler.alphas_cumprod = alphas
@@ -158,7 +168,7 @@ def train_base(folder: Path, steps: int = 5000, batch: int = 48, learning_rate: 
     average = 0.0
     for step in range(steps):
         rows = [rng.randrange(len(pool)) for _ in range(batch)]
-        said = [scenes.miscaption(pool[i], rng) if rng.random() < WRONG_CAPTIONS else pool[i] for i in rows]
+        said = [scenes.miscaption(pool[i], rng, kinds) if rng.random() < WRONG_CAPTIONS else pool[i] for i in rows]
         captions = ["" if rng.random() < EMPTY_CAPTIONS else scene.caption for scene in said]
         noise, t = torch.randn(batch, 4, 8, 8), torch.randint(0, 1000, (batch,))
         alpha = alphas[t].view(-1, 1, 1, 1)
@@ -180,9 +190,10 @@ def train_base(folder: Path, steps: int = 5000, batch: int = 48, learning_rate: 
         if (step + 1) % 1000 == 0 or step == steps - 1:
             ema.store(model.parameters())
             ema.copy_to(model.parameters())
-            save(folder / f"base-{step + 1}", vae, tokenizer, model)
+            save(folder / (f"base-{phase}" if step == steps - 1 else f"base-{phase}-{step + 1}"), vae, tokenizer, model)
             ema.restore(model.parameters())
-    return {"base_steps": steps, "base_seconds": round(time.time() - start), "wrong_captions": WRONG_CAPTIONS, "final_loss": average}
+    facts = {"steps": steps, "seconds": round(time.time() - start), "learning_rate": learning_rate, "final_loss": round(average, 4)}
+    return {**facts, "wrong_captions": WRONG_CAPTIONS, "mistakes": kinds}
 
 
 def save(folder: Path, vae, tokenizer, model) -> None:
@@ -198,16 +209,28 @@ def save(folder: Path, vae, tokenizer, model) -> None:
         (folder / name / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in bpe["merges"]))
 
 
-def pack(folder: Path, steps: int = 5000) -> dict:
+def pack(folder: Path) -> dict:
     """The finished base into the package, with the facts of its training."""
+    last = len(PHASES) - 1
     shutil.rmtree(ASSETS / "model", ignore_errors=True)
-    shutil.copytree(folder / f"base-{steps}", ASSETS / "model")
-    facts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("vae", "base")}
+    shutil.copytree(folder / f"base-{last}", ASSETS / "model")
+    facts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("vae", *(f"base-{i}" for i in range(last + 1)))}
     (ASSETS / "recipe.json").write_text(json.dumps(facts, indent=1))
     return facts
 
 
+def main() -> None:
+    stage, folder, options = sys.argv[1], Path(sys.argv[2]), {k: int(v) for k, v in (text.split("=") for text in sys.argv[3:])}
+    if stage == "vae":
+        (folder / "vae.json").write_text(json.dumps(train_vae(folder, **options)))
+    elif stage == "base":
+        for phase in range(options.get("phase", 0), len(PHASES)):
+            (folder / f"base-{phase}.json").write_text(json.dumps(train_base(folder, phase)))
+    elif stage == "pack":
+        print(json.dumps(pack(folder), indent=1))
+    else:
+        sys.exit(f"unknown stage {stage!r}; use vae, base or pack")
+
+
 if __name__ == "__main__":
-    stage, folder = sys.argv[1], Path(sys.argv[2])
-    facts = {"vae": train_vae, "base": train_base, "pack": pack}[stage](folder, **{k: int(v) for k, v in (a.split("=") for a in sys.argv[3:])})
-    (folder / f"{stage}.json").write_text(json.dumps(facts, indent=1))
+    main()

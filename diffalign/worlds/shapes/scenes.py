@@ -89,15 +89,21 @@ def prompts(split: str, count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def miscaption(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one categorical mistake: sides exchanged, colours exchanged between the things, or one shape replaced."""
-    mistake = rng.choice(("relation", "relation", "colours", "colours", "shape"))
-    if mistake == "relation":
+def miscaption(scene: Scene, rng: random.Random, kinds: dict[str, float]) -> Scene:
+    """The scene with one categorical mistake, its kind drawn by weight: sides turned round, colours exchanged between the things, or the
+    shape, colour or size of one thing, or the background, replaced by another."""
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    if kind == "relation":
         return replace(scene, relation=RELATIONS[scene.relation])
     first, second = scene.first, scene.second
-    if mistake == "colours":
+    if kind == "exchange":
         return replace(scene, first=replace(first, colour=second.colour), second=replace(second, colour=first.colour))
-    return replace(scene, first=replace(first, shape=rng.choice([s for s in SHAPES if s != first.shape])))
+    if kind == "background":
+        return replace(scene, background=rng.choice([name for name in BACKGROUNDS if name != scene.background]))
+    which, thing = rng.choice([("first", first), ("second", second)])
+    values = {"shape": SHAPES, "size": SIZES, "colour": [name for name in COLOURS if name not in (first.colour, second.colour)]}[kind]
+    value = rng.choice([name for name in values if name != getattr(thing, kind)])
+    return replace(scene, **{which: replace(thing, **{kind: value})})
 
 
 def draw(scenes: list[Scene], rng: random.Random) -> torch.Tensor:

@@ -1,0 +1,147 @@
+"""The command line as a user meets it: help, one clear line when something is wrong, an exit code, never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from diffalign import __version__, cli
+from tests import tiny
+from tests.train.runs import write_pairs
+
+REPO = Path(__file__).resolve().parents[1]
+COMMANDS = ("demo", "train", "presets", "methods", "doctor")
+
+
+def call(capsys, *argv) -> tuple[int, str, str]:
+    code = cli.main([str(part) for part in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.build("sd15", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 4)
+
+
+def process(*argv) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "diffalign", *map(str, argv)], cwd=REPO, capture_output=True, text=True)
+
+
+def test_help_of_the_whole(capsys):
+    for argv in ([], ["--help"], ["-h"], ["help"]):
+        code, out, err = call(capsys, *argv)
+        assert code == 0 and err == "" and all(f"diffalign {name}" in out for name in COMMANDS)
+    assert call(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name, capsys):
+    code, out, err = call(capsys, name, "--help")
+    assert code == 0 and err == "" and out.startswith(f"usage: diffalign {name} [-h]")
+    assert "Traceback" not in out and max(map(len, out.splitlines())) <= 200
+    assert len(out.split("\n\n")[1].strip()) > 30, "says what the command does"
+
+
+def test_help_of_train_names_options_with_what_they_mean(capsys):
+    out = " ".join(call(capsys, "train", "--help")[1].replace("│", " ").split())
+    for part in ("--learning-rate FLOAT", "Step size, after the warm-up", "A YAML file: these same options written down", "--dry-run"):
+        assert part in out
+
+
+def test_module_and_exit_code_in_a_process():
+    done = process("trian")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "diffalign: error: unknown command 'trian'; did you mean 'train'?\n"
+
+
+def test_unknown_commands_and_flags(capsys):
+    assert call(capsys, "xyz") == (2, "", f"diffalign: error: unknown command 'xyz'; known: {', '.join(COMMANDS)}\n")
+    code, out, err = call(capsys, "train", "--learning-rat", "1e-4")
+    assert code == 2 and out == "" and "--learning-rate" in err and "Traceback" not in err
+    code, out, err = call(capsys, "presets", "now")
+    assert code == 2 and "now" in err
+
+
+def test_lists(capsys):
+    assert "sdxl-lora-own-pairs: 50 to 2,000 pairs" in call(capsys, "presets")[1]
+    code, out, _ = call(capsys, "methods")
+    assert code == 0 and "diffusion-dpo: -log sigmoid(-beta/2" in out and "arXiv:2311.12908, eq. 14; beta = 5000; reference start" in out
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0 and "torch " in out and "bitsandbytes" in out and ("no GPU; CPU" in out or "GPU 0" in out)
+
+
+def test_dry_run_prints_yaml_that_can_be_passed_back(capsys, tmp_path):
+    code, out, err = call(capsys, "train", "--preset", "sdxl-lora-own-pairs", "--data", "d", "--dry-run", "--lora-rank", "4")
+    assert code == 0 and "sdxl-lora-own-pairs: 50 to 2,000 pairs" in err
+    assert yaml.safe_load(out)["lora_rank"] == 4
+    (tmp_path / "c.yaml").write_text(out)
+    assert call(capsys, "train", tmp_path / "c.yaml", "--dry-run")[:2] == (0, out)
+
+
+def refusal(capsys, *argv, code=1) -> str:
+    """The one line (and how to get the traceback) that a failed training prints."""
+    got, _, err = call(capsys, "train", *argv)
+    assert got == code and "Traceback" not in err
+    lines = err.splitlines()
+    assert lines[0].startswith("diffalign: error: ")
+    assert lines[1:] == (["  (DIFFALIGN_TRACEBACK=1 shows where)"] if code == 1 else [])
+    return lines[0]
+
+
+def test_what_is_missing_or_wrong_is_said_in_one_line(capsys, model, pairs, tmp_path):
+    def refused(*flags, model=model, data=pairs, code=1):
+        return refusal(capsys, "--model", model, "--data", data, "--output-dir", tmp_path / "run", "--device", "cpu", *flags, code=code)
+
+    assert "nowhere: there is no such file or folder" in refused(data=tmp_path / "nowhere")
+    assert "has no model_index.json" in refused(model=pairs)
+    assert "does not exist" in refused(model=tmp_path / "nowhere")
+    assert "no pair is left to train on" in refused("--held-out", "0.999999", code=2)
+    assert "beta must be positive and finite; got 0.0" in refused("--beta", "0", code=2)
+    assert "timesteps is 'soon'" in refused("--timesteps", "soon", code=2)
+    assert "timesteps is 'uniform:0:2000'; the range" in refused("--timesteps", "uniform:0:2000", code=2)
+    assert "timesteps is 'uniform:900:100'; the range" in refused("--timesteps", "uniform:900:100", code=2)
+    assert "several processes come with a later version" in refused("--gpus", "2", code=2)
+    assert "a side of 17 pixels; allowed are multiples of 2" in refused("--resolution", "17")
+    assert "no module of the denoiser is named ['to_x']" in refused("--lora-targets", "to_x")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_broken_image_is_named(capsys, model, pairs, tmp_path):
+    copy = write_pairs(tmp_path / "pairs", 2)
+    (copy / "rejected" / "001.png").write_bytes(b"no image")
+    line = refusal(capsys, "--model", model, "--data", copy, "--output-dir", tmp_path / "run", "--device", "cpu")
+    assert "001.png" in line
+
+
+def test_a_traceback_on_request(capsys, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFALIGN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="there is no such file"):
+        cli.main(["train", "--model", str(model), "--data", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "run")])
+
+
+def test_train_end_to_end_in_a_process(model, pairs, tmp_path):
+    """Everything a user sees of a small run, and what is left in the folder."""
+    done = process(
+        "train", "--model", model, "--data", pairs, "--output-dir", tmp_path / "run", "--max-train-steps", "2", "--train-batch-size", "2",
+        "--held-out", "0.5", "--num-validation-images", "1", "--validation-inference-steps", "2", "--device", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "diffusion-dpo: beta = 5000 (beta is in units of the mean-over-latent squared error: margin = -beta/2 * Delta)"
+    assert "data: 4 read, 4 kept" in lines and any(line.startswith("step-0 identity: loss ") for line in lines)
+    assert lines[-1].startswith(f"{tmp_path}/run/lora  {tmp_path}/run/summary.json  (")
+    assert "Traceback" not in done.stderr and "Loading" not in done.stderr and "Warning" not in done.stderr
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert found == {"README.md", "cache", "checkpoint-00000002", "config.yaml", "lora", "metrics.jsonl", "samples", "summary.json"}
+    assert Image.open(tmp_path / "run" / "samples" / "step_000002" / "00.png").size == (16, 16)
+    assert os.listdir(tmp_path / "run" / "lora") == ["pytorch_lora_weights.safetensors"]
