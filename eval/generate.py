@@ -14,12 +14,13 @@ def seed_of(prompt: str, index: int = 0, seed: int = 0) -> int:
 
 
 def generate(
-    pipeline, prompts: list[str], *, index: int = 0, seed: int = 0, batch_size: int = 64, quiet: bool = False, **settings
+    pipeline, prompts: list[str], *, index: int = 0, seed: int = 0, batch_size: int = 64, name: str = "", quiet: bool = False, **settings
 ) -> torch.Tensor:
     """One picture a prompt.
 
     Args:
         pipeline: any diffusers text-to-image pipeline. settings: passed to it (``num_inference_steps``, ``guidance_scale``, ...).
+        name: what the progress bar says is drawn.
         index, seed: which picture of a prompt; the starting noise is a function of (seed, index, prompt) alone.
 
     Returns:
@@ -27,7 +28,7 @@ def generate(
     """
     pipeline.set_progress_bar_config(disable=True)
     pictures = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="generate", unit="batch", disable=quiet):
+    for start in tqdm(range(0, len(prompts), batch_size), desc=f"draw {name}".rstrip(), unit="batch", disable=quiet):
         batch = prompts[start : start + batch_size]
         generators = [torch.Generator("cpu").manual_seed(seed_of(prompt, index, seed)) for prompt in batch]
         pictures.append(pipeline(batch, generator=generators, output_type="pt", **settings).images.float().cpu())

@@ -18,10 +18,12 @@ from diffalign.models import load_model
 from diffalign.pipelines.demo_page import write_page
 from diffalign.pipelines.pairs import build_pairs, write
 from diffalign.train import TrainConfig, train
+from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
 SAMPLING = {"num_inference_steps": 8, "guidance_scale": 2.0}
+PAIR_PROMPTS, PAIRING = 1500, {"samples": 6, "min_gap": 0.35}
 TRAINING = TrainConfig(
     model="builtin:shapes", train="lora", lora_rank=8, beta=1000.0, learning_rate=1e-3, lr_scheduler="cosine", max_train_steps=260,
     train_batch_size=16, caption_dropout=0.1, held_out=0.1, held_out_draws=2, num_validation_images=0, validation_steps=10**6,
@@ -37,13 +39,14 @@ class DemoConfig:
     seed: int = 0
     """Of everything: adapter, order, noise, and the pictures that are judged."""
     fresh_pairs: bool = False
-    """Sample and label the training pairs now, instead of taking the shipped ones (about 4 minutes more)."""
+    """Sample and label the training pairs now, as the shipped ones were, instead of taking those (some minutes more)."""
     prompts: int = 400
     """Unseen prompts that judge the result."""
     max_train_steps: int = TRAINING.max_train_steps
     """Optimizer steps of the alignment, and of its control."""
 
 
+@quiet_libraries(errors_only=True)
 def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
     """Run it; writes ``summary.json``, ``report.html``, ``grid.png`` and the adapter (``lora/``) into ``output_dir``.
 
@@ -58,14 +61,13 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
 
     pairs = folder / "pairs.parquet" if config.fresh_pairs else shapes.PAIRS
     if config.fresh_pairs:
-        asked = scenes.prompts("train", 1200, seed=config.seed + 1)
-        write(build_pairs(pipeline, asked, judge.score, seed=config.seed, quiet=quiet, **SAMPLING), pairs)
+        write(sample_pairs(pipeline, config.seed + 1, quiet), pairs)
     shuffled = _shuffle_labels(pairs, folder / "shuffled.parquet", config.seed)
 
-    def pictures(index: int, adapter: str | None = None) -> torch.Tensor:
+    def pictures(name: str, index: int, adapter: str | None = None) -> torch.Tensor:
         if adapter:
             pipeline.load_lora_weights(adapter)
-        images = generate(pipeline, prompts, index=index, seed=config.seed, quiet=quiet, **SAMPLING)
+        images = generate(pipeline, prompts, index=index, seed=config.seed, name=name, quiet=quiet, **SAMPLING)
         pipeline.unload_lora_weights()
         return images
 
@@ -81,10 +83,10 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
         }
         runs[name] = train(dataclasses.replace(TRAINING, **settings), quiet=quiet)
     images = {
-        "base": pictures(0),
-        "aligned": pictures(0, runs["aligned"]["result"]),
-        "base on other noise": pictures(1),
-        "shuffled labels": pictures(0, runs["shuffled"]["result"]),
+        "base": pictures("base", 0),
+        "aligned": pictures("aligned", 0, runs["aligned"]["result"]),
+        "base on other noise": pictures("base on other noise", 1),
+        "shuffled labels": pictures("shuffled labels", 0, runs["shuffled"]["result"]),
         "ceiling": _through_the_vae(model, prompts, config.seed),
     }
     scores = {name: judge.score(x, prompts).numpy() for name, x in images.items()}
@@ -117,6 +119,13 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
     return summary
 
 
+def sample_pairs(pipeline, seed: int = 0, quiet: bool = False) -> list[data.Pair]:
+    """On-policy pairs of training prompts, labelled by the judge, as the shipped ones were made (with seed 0)."""
+    return build_pairs(
+        pipeline, scenes.prompts("train", PAIR_PROMPTS, seed=seed), judge.score, seed=seed, quiet=quiet, **PAIRING, **SAMPLING
+    )
+
+
 def _shuffle_labels(pairs: Path, target: Path, seed: int) -> Path:
     """The same pairs with the sides of a random half exchanged: what training makes of labels that say nothing."""
     records, _ = data.read(pairs)
@@ -137,3 +146,7 @@ def _distance_to_others(images: torch.Tensor, others: int = 16) -> torch.Tensor:
     """(N,) root mean square pixel distance of each picture to the next ``others`` prompts' pictures: does the model draw one thing only?"""
     flat = images.flatten(1)
     return torch.stack([(flat - flat.roll(k, 0)).square().mean(1).sqrt() for k in range(1, others + 1)]).mean(0)
+
+
+if __name__ == "__main__":  # sample the pairs that ship: python -m diffalign.pipelines.demo
+    print(write(sample_pairs(load_model(TRAINING.model).pipeline()), shapes.PAIRS))

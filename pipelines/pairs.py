@@ -58,21 +58,3 @@ def write(pairs: list[data.Pair], path: str | Path) -> Path:
     """Pairs as one parquet file that ``diffalign train --data`` reads."""
     data.write_parquet(pairs, path)
     return Path(path)
-
-
-def main() -> None:
-    """Sample and label the pairs that ship with ``builtin:shapes``: python -m diffalign.pipelines.pairs OUT.parquet [PROMPTS]"""
-    import sys
-
-    from diffalign.models import load_model
-    from diffalign.pipelines.demo import SAMPLING
-    from diffalign.worlds.shapes import judge, scenes
-
-    target, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1500
-    pipeline = load_model("builtin:shapes").pipeline()
-    pairs = build_pairs(pipeline, scenes.prompts("train", count), judge.score, samples=6, min_gap=0.35, **SAMPLING)
-    print(f"{len(pairs)} pairs of {count} prompts: {write(pairs, target)}")
-
-
-if __name__ == "__main__":
-    main()
