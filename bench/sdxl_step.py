@@ -11,13 +11,13 @@ import json
 import platform
 import resource
 import time
-from dataclasses import dataclass
 
 import torch
 
 from diffalign import objectives
 from diffalign.denoising import ddpm_path
-from diffalign.models import lora
+from diffalign.models import lora, make_reference
+from diffalign.models.sdxl import StableDiffusionXL
 from diffalign.objectives import Comparison, reduce
 from diffalign.train.batch import Batch
 from diffalign.train.step import preference_step
@@ -38,29 +38,12 @@ SCHEDULE = {
 }
 
 
-@dataclass
-class Network:
-    """What a step needs of a model: its UNet and its path."""
+class DenoiserOnly(StableDiffusionXL):
+    """SDXL after its encoders were released: the UNet and the path, all a step needs."""
 
-    denoiser: torch.nn.Module
-    path: object
-
-    def predict(self, x_t, t, conditioning):
-        extra = {"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": conditioning["add_time_ids"]}
-        t = t.to(x_t.device)
-        dtype = self.denoiser.dtype
-        return self.denoiser(x_t.to(dtype), t, conditioning["prompt_embeds"].to(dtype), added_cond_kwargs=extra).sample
-
-
-class AdapterOff:
-    """The reference of a fresh LoRA: the same network without it."""
-
-    def __init__(self, network):
-        self.network = network
-
-    def predict(self, *args):
-        with torch.no_grad(), lora.disabled(self.network.denoiser):
-            return self.network.predict(*args)
+    def __init__(self, unet):
+        self.denoiser = self.network = unet
+        self.path = ddpm_path(SCHEDULE)
 
 
 def random_unet(device, dtype):
@@ -98,8 +81,8 @@ def main() -> None:
     lora.add(unet, rank=16, seed=0)
     unet.enable_gradient_checkpointing()
     unet.train()
-    network = Network(unet, ddpm_path(SCHEDULE))
-    reference, objective = AdapterOff(network), objectives.get("dpo", beta=5000.0)
+    model = DenoiserOnly(unet)
+    reference, objective = make_reference("start", model), objectives.get("dpo", beta=5000.0)
     optimizer = torch.optim.AdamW(lora.trainable_parameters(unet), lr=1e-4)
     built = time.time() - started
 
@@ -125,7 +108,7 @@ def main() -> None:
     for _ in range(args.steps):
         started = time.time()
         out = preference_step(
-            network, reference, objective, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+            model, reference, objective, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         )
         loss = reduce(out.terms, args.pairs)
         loss.backward()

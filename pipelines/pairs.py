@@ -32,6 +32,7 @@ def build_pairs(
     if samples < 2:
         raise ValueError(f"samples is {samples}; a pair needs at least 2 pictures a prompt")
     pictures = torch.stack([generate(pipeline, prompts, index=k, seed=seed, quiet=quiet, **settings) for k in range(samples)])
+    pictures = (pictures * 255).round() / 255  # the 8 bits that are stored, so that the scores are those of the stored pictures
     scores = torch.stack([score(images, prompts) for images in pictures])  # (samples, N)
     best, worst = scores.argmax(0), scores.argmin(0)
     pairs = []

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,8 @@ class Run:
         self.step0: dict[str, float] | None = None
         self.validations: dict[str, dict] = {}
         self.started = time.time()
-        parts.model.network, parts.optimizer = accelerator.prepare(parts.model.network, parts.optimizer)
+        # Only the optimizer: what accelerate makes of a network always answers in float32, and a half-precision sampler cannot use that.
+        parts.optimizer = accelerator.prepare(parts.optimizer)
         if parts.ema is not None:
             parts.ema.to(accelerator.device)
 
@@ -87,12 +87,11 @@ class Run:
         batches = parts.order.step(self.step)
         pairs = sum(len(indices) for _, indices in batches)
         found, ids = [], []
-        for k, (epoch, indices) in enumerate(batches, start=1):
+        for epoch, indices in batches:
             batch = parts.maker(indices, draw=epoch).to(accelerator.device)
-            with nullcontext() if k == len(batches) else accelerator.no_sync(parts.model.network):
-                out = preference_step(parts.model, parts.reference, parts.objective, batch, accelerator.autocast)
-                self._refuse_loss(out.terms.loss * out.terms.weight, batch)
-                accelerator.backward(reduce(out.terms, pairs))
+            out = preference_step(parts.model, parts.reference, parts.objective, batch, accelerator.autocast)
+            self._refuse_loss(out.terms.loss * out.terms.weight, batch)
+            accelerator.backward(reduce(out.terms, pairs))
             found.append(self._measured(out, batch))
             ids += batch.ids
         sums = merge(found)
@@ -101,7 +100,9 @@ class Run:
             expected = metrics.get("loss_at_start") if parts.reference is not None and parts.reference.equals_policy_at_start else None
             self.say(check_start(metrics["loss"], expected))
             self.step0 = None if expected is None else {"expected": expected, "measured": metrics["loss"]}
-        metrics |= {"learning_rate": parts.schedule.get_last_lr()[0], "grad_norm": self._clipped_norm(ids)}
+        update = {"learning_rate": parts.schedule.get_last_lr()[0]}
+        if math.isfinite(norm := self._clipped_norm(ids)):  # not where float16 overflowed
+            update["grad_norm"] = norm
         parts.optimizer.step()
         if not parts.optimizer.step_was_skipped:  # float16's scaler skips a step whose gradients overflowed
             parts.schedule.step()
@@ -111,8 +112,8 @@ class Run:
                 parts.reference.update()
         parts.optimizer.zero_grad()
         self.step += 1
-        self.window = merge([self.window, sums, {name: (metrics[name], 1) for name in ("learning_rate", "grad_norm")}])
-        return metrics
+        self.window = merge([self.window, sums, {name: (value, 1) for name, value in update.items()}])
+        return metrics | update
 
     def _measured(self, out, batch: Batch) -> Metrics:
         """What is logged of a batch, as (sum, count)."""

@@ -33,7 +33,8 @@ def test_the_best_sample_is_chosen_and_the_worst_rejected(pipeline, tmp_path):
     prompts = scenes.prompts("train", 6)
     pairs = build_pairs(pipeline, prompts, judge.score, samples=3, min_gap=0.05, seed=2, quiet=True, **FAST)
     assert pairs and all(pair.scores[0] - pair.scores[1] >= 0.05 for pair in pairs)
-    every = torch.stack([judge.score(generate(pipeline, prompts, index=k, seed=2, quiet=True, **FAST), prompts) for k in range(3)])
+    drawn = [generate(pipeline, prompts, index=k, seed=2, quiet=True, **FAST) for k in range(3)]
+    every = torch.stack([judge.score((images * 255).round() / 255, prompts) for images in drawn])
     by_prompt = dict(zip(prompts, zip(every.amax(0).tolist(), every.amin(0).tolist(), strict=True), strict=True))
     for pair in pairs:
         assert pair.scores == pytest.approx(by_prompt[pair.prompt], abs=1e-4)

@@ -114,8 +114,11 @@ def test_the_denominator_counts_the_pairs_of_the_whole_step(folders, tmp_path):
 
 
 def test_bf16_trains_float32_adapters(folders, pairs, tmp_path):
-    """... and a float32 run after it, in the same process, gets the precision it asks for: accelerate's state is the process's."""
-    summary = run(folders("sdxl"), pairs, tmp_path / "bf16", mixed_precision="bf16")
+    """... and draws in bfloat16; and a float32 run after it, in the same process, gets the precision it asks for (accelerate's state is the
+    process's)."""
+    images = {"num_validation_images": 1, "validation_inference_steps": 1, "validation_steps": 3}
+    summary = run(folders("sdxl"), pairs, tmp_path / "bf16", mixed_precision="bf16", **images)
+    assert (tmp_path / "bf16" / "samples" / "step_000003" / "00.png").exists()
     assert {tensor.dtype for tensor in result(summary).values()} == {torch.float32}
     losses = [row["loss"] for row in metrics(tmp_path / "bf16")]
     assert len(losses) == 3 and all(0 < loss < 100 for loss in losses)
