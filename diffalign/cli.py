@@ -47,6 +47,9 @@ def _run(command, argv: list[str]) -> int:
         return command(argv)
     except SystemExit as stop:  # tyro: --help, or a flag it cannot read, of which it has told
         return stop.code
+    except BrokenPipeError:  # the reader of our output has gone, as in `diffalign train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted; diffalign train goes on from its last checkpoint when the same command is given again", 130)
     except Exception as error:  # the user sees one line; the traceback on request

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import yaml
 
-from diffalign.train.errors import ConfigError
-
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 BETA_UNIT = "beta is in units of the mean-over-latent squared error: margin = -beta/2 * Delta"
 
@@ -150,14 +148,6 @@ class TrainConfig:
     """How many checkpoints are kept."""
     report_to: Literal["none", "tensorboard"] = "none"
     """A tracker beside metrics.jsonl, which is always written; tensorboard needs diffalign[track]."""
-
-    def checked(self) -> TrainConfig:
-        """Itself, or ConfigError with all problems together."""
-        from diffalign.train.problems import problems
-
-        if found := problems(self):
-            raise ConfigError("\n".join(found))
-        return self
 
     def objective_settings(self, method) -> dict[str, float]:
         """Options for the objective: the user's, over the method's published ones where the row is the method's own."""

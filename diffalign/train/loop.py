@@ -20,7 +20,7 @@ from diffalign.train.card import card
 from diffalign.train.config import TrainConfig
 from diffalign.train.errors import ConfigError, TrainingError
 from diffalign.train.health import Health, check_start, error_changes
-from diffalign.train.problems import check_machine
+from diffalign.train.problems import check_machine, checked
 from diffalign.train.setup import Parts, accelerated, build
 from diffalign.train.step import preference_step
 from diffalign.train.validate import averaged, draw_samples, held_out_metrics, quiet_libraries
@@ -36,8 +36,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
         ConfigError, ValueError, ImportError: the configuration, the data or an extra that is missing, with what to do.
         TrainingError: numbers that are not finite, or an identity that should hold at the first step and does not.
     """
-    config = config.checked()
-    check_machine(config)
+    check_machine(checked(config))
     say = (lambda text: None) if quiet else tqdm.write
     resume_from = checkpoint.find(config)
     if (summary := checkpoint.finished(config)) is not None:

@@ -28,6 +28,13 @@ SEVERAL_PROCESSES = (
 )
 
 
+def checked(config: TrainConfig) -> TrainConfig:
+    """The configuration itself, or ConfigError with all its problems together."""
+    if found := problems(config):
+        raise ConfigError("\n".join(found))
+    return config
+
+
 def problems(config: TrainConfig) -> list[str]:
     """A sentence for everything wrong with the values alone; an empty list where there is nothing."""
     values = dataclasses.asdict(config)

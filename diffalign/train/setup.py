@@ -101,9 +101,7 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Par
 
 def read_pairs(config: TrainConfig) -> tuple[list[data.Pair], list[data.Pair], list[str]]:
     """(pairs to train on, pairs to measure on, lines about both). ConfigError where nothing is left to train on."""
-    records, counts = data.read(
-        config.data, columns=config.columns, ties=config.ties, split=config.data_split, on_bad=config.on_bad_data
-    )
+    records, counts = data.read(config.data, columns=config.columns, ties=config.ties, split=config.data_split, on_bad=config.on_bad_data)
     other = {type(record).__name__ for record in records if not isinstance(record, data.Pair)}
     if other:
         raise ConfigError(f"{config.method} trains on pairs; {config.data} holds {', '.join(sorted(other))} records")

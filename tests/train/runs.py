@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
+from diffalign import data
 from diffalign.train import TrainConfig, train
 from tests import tiny
 
@@ -56,3 +57,9 @@ def result(summary: dict) -> dict[str, torch.Tensor]:
 
 def metrics(output_dir) -> list[dict]:
     return [json.loads(line) for line in (Path(output_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps_of(pairs, batch_size: int) -> list[list[data.Pair]]:
+    """The pairs of each step of the first epoch."""
+    records, _ = data.read(pairs)
+    return [[records[i] for i in row] for row in data.batches([0] * len(records), batch_size, epoch=0, seed=0, drop_last=False)]

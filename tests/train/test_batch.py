@@ -16,16 +16,16 @@ def maker(folders, pairs, tmp_path_factory):
 
 
 def test_an_example_is_the_same_in_every_batch(maker):
-    together, alone = maker([4, 2, 7], draw=3), maker([2], draw=3)
-    for place in (0, 1):  # chosen half, rejected half
-        row = 1 + 3 * place
-        for name in ("x0", "noise", "t"):
-            assert torch.equal(getattr(together, name)[row], getattr(alone, name)[place]), name
-        for name, value in together.conditioning.items():
-            assert torch.equal(value[row], alone.conditioning[name][place]), name
+    together = maker([4, 2, 7], draw=3)
     assert together.ids == ["pair-4", "pair-2", "pair-7"] and together.comparison.weight.tolist() == [5.0, 3.0, 8.0]
-    other = maker([2], draw=4)
-    assert not torch.equal(other.noise, alone.noise) and not torch.equal(other.x0, alone.x0)
+    for place, i in enumerate((4, 2, 7)):
+        alone, other = maker([i], draw=3), maker([i], draw=4)
+        rows = [place, place + 3]  # chosen half, rejected half
+        for name in ("x0", "noise", "t"):
+            assert torch.equal(vars(together)[name][rows], vars(alone)[name]), name
+        for name, value in together.conditioning.items():
+            assert torch.equal(value[rows], alone.conditioning[name]), name
+        assert not torch.equal(other.noise, alone.noise) and not torch.equal(other.x0, alone.x0)
 
 
 def test_a_pair_shares_noise_and_time_and_not_the_posterior(maker):

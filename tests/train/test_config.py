@@ -8,7 +8,7 @@ import yaml
 from diffalign.train import ConfigError, TrainConfig
 from diffalign.train.command import resolve
 from diffalign.train.presets import PRESETS
-from diffalign.train.problems import problems
+from diffalign.train.problems import checked, problems
 
 GOOD = ["--model", "m", "--data", "d"]
 
@@ -145,8 +145,8 @@ def test_values_that_are_wrong(flags, message):
 def test_a_configuration_made_in_python_is_checked_for_types():
     message = "lora_rank is '16'; it must be a whole number\nattention is 'flash'; it must be one of auto, sdpa, xformers"
     with pytest.raises(ConfigError, match=message):
-        TrainConfig(model="m", data="d", lora_rank="16", attention="flash").checked()
-    assert TrainConfig(model="m", data="d", beta=5000, learning_rate=1).checked().beta == 5000
+        checked(TrainConfig(model="m", data="d", lora_rank="16", attention="flash"))
+    assert checked(TrainConfig(model="m", data="d", beta=5000, learning_rate=1)).beta == 5000
 
 
 def test_every_option_is_explained():
@@ -155,7 +155,7 @@ def test_every_option_is_explained():
 
     source = inspect.getsource(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
-        assert f'    {field.name}: ' in source
+        assert f"    {field.name}: " in source
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 2)[1]
         assert after.strip().startswith('"""'), field.name
 
