@@ -8,7 +8,7 @@ import sys
 
 USAGE = """diffalign: align generative models with preferences
 
-  diffalign demo                         align the embedded model and see it get better (two minutes on a CPU)
+  diffalign demo                         align the embedded model and see what it brings (three minutes on a CPU)
   diffalign train [CONFIG.yaml] [--preset NAME] --model MODEL --data DATA [...]
                                          fine-tune a model on preference pairs
   diffalign presets                      the named runs
