@@ -1,4 +1,4 @@
-# make demo    align the embedded model and see it get better        make demo SEED=1
+# make demo    align the embedded model and measure what it brings        make demo SEED=1
 # make test    the tests
 # Both set up everything they need in .venv, from the package index pip is set up with. PYTHON and VENV can be given.
 

@@ -23,6 +23,7 @@ from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
 SAMPLING = {"num_inference_steps": 8, "guidance_scale": 2.0}
+MIN_PROMPTS, MAX_PROMPTS = 17, 800
 PAIR_PROMPTS, PAIRING = 1500, {"samples": 6, "min_gap": 0.35}
 TRAINING = TrainConfig(
     model="builtin:shapes", train="lora", lora_rank=8, beta=1000.0, learning_rate=1e-3, lr_scheduler="cosine", max_train_steps=260,
@@ -52,7 +53,12 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
 
     Returns:
         the summary. Every number in it was measured in this run.
+
+    Raises:
+        ValueError: fewer than 17 prompts (a picture is compared with those of 16 others); more than 800 (near the whole test split).
     """
+    if not MIN_PROMPTS <= config.prompts <= MAX_PROMPTS:
+        raise ValueError(f"prompts is {config.prompts}; allowed are {MIN_PROMPTS} to {MAX_PROMPTS} (400 is what the README reports)")
     started, folder = time.time(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(TRAINING.model)

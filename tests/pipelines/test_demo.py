@@ -65,6 +65,12 @@ def test_the_demo_writes_what_it_promises(tmp_path):
     )
 
 
+def test_too_few_prompts_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match="prompts is 0; allowed are 17 to 800"):
+        demo(DemoConfig(output_dir=str(tmp_path / "out"), prompts=0))
+    assert not (tmp_path / "out").exists()
+
+
 def _shipped():
     from diffalign.worlds import shapes
 

@@ -5,7 +5,7 @@
     python -m diffalign.worlds.shapes.recipe pack runs/shapes        into the package
 
 The result is a folder in the SDXL pipeline format. The base is trained on captions of which a stated share carries one categorical
-mistake (sides exchanged, colours exchanged, a shape replaced: ``scenes.miscaption``), so it makes categorical mistakes itself, which
+mistake (``scenes.miscaption``; which ones, and how often, is ``PHASES``), so it makes categorical mistakes itself, which
 is what alignment then has to remove. Only scenes of the ``train`` split are drawn.
 """
 
