@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from diffalign.extras import require
+from diffalign.models.places import first_line
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def set_attention(denoiser: nn.Module, kind: str = "auto") -> str:
             _use_xformers(denoiser, weight.is_cuda)
             return "xformers"
         except Exception as error:  # a kernel built for another torch fails in ways of its own
-            log.info("attention: sdpa, because xformers cannot be used (%s); diffalign[xformers] installs it", _first_line(error))
+            log.info("attention: sdpa, because xformers cannot be used (%s); diffalign[xformers] installs it", first_line(error))
     kind = "sdpa" if kind == "auto" else kind
     try:
         if dispatched:
@@ -65,7 +66,7 @@ def set_attention(denoiser: nn.Module, kind: str = "auto") -> str:
             raise RuntimeError(f"a {type(denoiser).__name__} does not go through diffusers' attention dispatcher")
     except Exception as error:
         advice = f", or {WHAT_TO_DO[kind]}" if kind in WHAT_TO_DO and (dispatched or kind == "xformers") else ""
-        raise ValueError(f"attention '{kind}' cannot be used: {_first_line(error)}; use 'sdpa'{advice}") from error
+        raise ValueError(f"attention '{kind}' cannot be used: {first_line(error)}; use 'sdpa'{advice}") from error
     return kind
 
 
@@ -128,7 +129,3 @@ def _attention_with_xformers(denoiser: nn.Module) -> Iterator[tuple[Any, type, t
     for module in denoiser.modules():
         if isinstance(module, kinds.Attention):
             yield from ((module, own, other) for own, other in pairs if type(module.processor) in (own, other))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

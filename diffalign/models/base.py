@@ -79,7 +79,13 @@ class DiffusionModel:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Refuse weights this family cannot train; ValueError with the reason."""
+        """Refuse weights this family cannot train; ValueError with the reason. Here: a network whose input is more than the latents."""
+        channels, latents = self.denoiser.config.in_channels, self.vae_config["latent_channels"]
+        if channels != latents:
+            raise ValueError(
+                f"the {self.denoiser_name} of '{self.name}' takes {channels} channels and latents have {latents}: "
+                f"load a text-to-image model"
+            )
 
     def read_settings(self, pipeline: Any) -> dict[str, Any]:
         """Settings of the loaded pipeline that belong to the model and go into every pipeline made from it."""
@@ -104,7 +110,7 @@ class DiffusionModel:
     @property
     def patch_size(self) -> int:
         """Latents per token of the network, along each side (1 for a UNet)."""
-        return 1
+        return self.denoiser.config.get("patch_size", 1)
 
     def sampling_arguments(self, prompt: str, height: int, width: int) -> dict[str, Any]:
         """Arguments that make the stock pipeline draw one height x width image of this prompt, as it was encoded for training."""

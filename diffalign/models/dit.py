@@ -9,6 +9,8 @@ from torch import Tensor
 from diffalign.denoising import Path, ddpm_path
 from diffalign.models.base import DiffusionModel
 
+STOCK_CLASSES = 1000  # DiTPipeline's unconditional class is this number, whatever the network's is
+
 
 class DiT(DiffusionModel):
     """A prompt is the name of a class ("white shark", one of the pipeline's labels) or its number ("2"); "" is the unconditional class.
@@ -32,12 +34,15 @@ class DiT(DiffusionModel):
         return DiTPipeline
 
     def check(self) -> None:
-        """Errors: ValueError for a network whose input is more than the latents."""
+        """Also ValueError for a number of classes with which the stock pipeline would draw another class than the unconditional."""
         from diffusers.models.embeddings import LabelEmbedding
 
-        config, latents = self.denoiser.config, self.vae_config["latent_channels"]
-        if config.in_channels != latents:
-            raise ValueError(f"the transformer of '{self.name}' takes {config.in_channels} channels and latents have {latents}")
+        super().check()
+        if self.classes != STOCK_CLASSES:
+            raise ValueError(
+                f"the transformer of '{self.name}' has {self.classes} classes, and the stock pipeline takes number {STOCK_CLASSES} for the "
+                f"unconditional one: make it with num_embeds_ada_norm={STOCK_CLASSES} (classes that are never used do no harm)"
+            )
         for module in self.denoiser.modules():
             if isinstance(module, LabelEmbedding):
                 module.dropout_prob = 0.0
@@ -52,10 +57,6 @@ class DiT(DiffusionModel):
 
     def build_path(self, scheduler_config: dict) -> Path:
         return ddpm_path(scheduler_config)
-
-    @property
-    def patch_size(self) -> int:
-        return self.denoiser.config.patch_size
 
     @property
     def classes(self) -> int:

@@ -15,8 +15,6 @@ from diffalign.models.moe import SparseMoE
 
 __all__ = ["DiTMoE", "DiTMoETransformer2DModel", "ModelMixin"]  # diffusers looks for ModelMixin beside a class that is not its own
 
-STOCK_CLASSES = 1000  # DiTPipeline's unconditional class is this number, whatever the network's is
-
 
 class DiTMoETransformer2DModel(DiTTransformer2DModel):
     """diffusers' DiT (positions, adaLN-zero blocks, output) with a ``SparseMoE`` as every block's feed-forward.
@@ -80,12 +78,3 @@ class DiTMoE(DiT):
     """
 
     family = "dit_moe"
-
-    def check(self) -> None:
-        """Errors: ValueError for a number of classes with which the stock pipeline would draw another class than the unconditional."""
-        super().check()
-        if self.classes != STOCK_CLASSES:
-            raise ValueError(
-                f"the transformer of '{self.name}' has {self.classes} classes, and the stock pipeline takes number {STOCK_CLASSES} for the "
-                f"unconditional one: make it with num_embeds_ada_norm={STOCK_CLASSES} (classes that are never used do no harm)"
-            )

@@ -39,18 +39,8 @@ class Lumina2(DiffusionModel):
 
         return Lumina2Pipeline
 
-    def check(self) -> None:
-        """Errors: ValueError for a network whose input is more than the latents."""
-        channels, latents = self.denoiser.config.in_channels, self.vae_config["latent_channels"]
-        if channels != latents:
-            raise ValueError(f"the transformer of '{self.name}' takes {channels} channels and latents have {latents}")
-
     def build_path(self, scheduler_config: dict) -> Path:
         return flow_path(scheduler_config)
-
-    @property
-    def patch_size(self) -> int:
-        return self.denoiser.config.patch_size
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
         return self.encode(prompts if isinstance(prompts, str) else [f"{SYSTEM_PROMPT}{prompt}" for prompt in prompts])

@@ -38,22 +38,12 @@ class PixArtSigma(DiffusionModel):
         return PixArtSigmaPipeline
 
     def check(self) -> None:
-        """Errors: ValueError for a network whose input is more than the latents."""
-        config, latents = self.denoiser.config, self.vae_config["latent_channels"]
-        if config.in_channels != latents:
-            raise ValueError(
-                f"the transformer of '{self.name}' takes {config.in_channels} channels and latents have {latents}: "
-                f"load a text-to-image model"
-            )
+        super().check()
         if self.denoiser.use_additional_conditions:
             self.conditioning_keys = (*self.conditioning_keys, "resolution", "aspect_ratio")
 
     def build_path(self, scheduler_config: dict) -> Path:
         return ddpm_path(scheduler_config)
-
-    @property
-    def patch_size(self) -> int:
-        return self.denoiser.config.patch_size
 
     def cleaned(self, prompts: list[str]) -> list[str]:
         """Captions as the stock pipeline's own call cleans them before T5 reads them."""

@@ -51,20 +51,8 @@ class StableDiffusion3(DiffusionModel):
 
         return SD3Transformer2DModel
 
-    def check(self) -> None:
-        """Errors: ValueError for a network whose input is more than the latents."""
-        channels, latents = self.denoiser.config.in_channels, self.vae_config["latent_channels"]
-        if channels != latents:
-            raise ValueError(
-                f"the transformer of '{self.name}' takes {channels} channels and latents have {latents}: load a text-to-image model"
-            )
-
     def build_path(self, scheduler_config: dict) -> Path:
         return flow_path(scheduler_config)
-
-    @property
-    def patch_size(self) -> int:
-        return self.denoiser.config.patch_size
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """As everywhere; also ValueError for images larger than the table of position embeddings."""

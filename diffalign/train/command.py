@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
     if command.preset:
         print(presets.get(command.preset), file=sys.stderr)
     if command.dry_run:
-        print(config.to_yaml(), end="")
+        print(config.resolved().to_yaml(), end="")
         return 0
     settings = ", ".join(f"{name} = {value:g}" for name, value in config.point().objective_options.items())
     print(f"{config.method}: {settings} ({BETA_UNIT})" if settings else config.method)

@@ -188,6 +188,17 @@ class TrainConfig:
             **{name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
 
+    def resolved(self) -> TrainConfig:
+        """The same run with the method's choices written out, so that what is kept of it does not change with the table of methods, and
+        saying a default aloud is no other configuration. Raises ValueError as ``point`` does."""
+        point = self.point()
+        options = dict(point.objective_options)
+        return dataclasses.replace(
+            self, objective=point.objective, beta=options.pop("beta", None), objective_options=options, reference=point.reference,
+            noising=point.noising, inversion={name: str(value) for name, value in point.inversion.items()},
+            inverted_by=point.inverted_by, conditioning=point.conditioning, soft_label_scale=point.soft_label_scale,
+        )  # fmt: skip
+
     def timestep_sampler(self, default: str = "uniform"):
         """The sampler that ``timesteps`` writes down, or the default one. Raises ValueError where it does not read as one."""
         from diffalign.denoising import timesteps

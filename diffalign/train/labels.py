@@ -32,8 +32,7 @@ def labels_of(records: list[data.Record], *, soft_label_scale: float | None = No
     margin = torch.tensor([record.margin for record in records])
     turned = probability < 0.5
     probability, margin = torch.where(turned, 1 - probability, probability), torch.where(turned, -margin, margin)
-    rows, scale = torch.arange(count), torch.ones(count)
-    pairs = torch.stack([rows, rows + count], dim=1)
+    pairs, scale = Comparison.halves(count).pairs, torch.ones(count)
     if soft_label_scale is not None:
         scale, probability = soft_label_scale * (2 * probability - 1), torch.ones(count)
     pairs = torch.where((turned != swap)[:, None], pairs.flip(1), pairs)

@@ -37,7 +37,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
         ConfigError, ValueError, ImportError: the configuration, the data or an extra that is missing, with what to do.
         TrainingError: numbers that are not finite, or an identity that should hold at the first step and does not.
     """
-    check_machine(checked(config))
+    config = checked(config).resolved()
+    check_machine(config)
     say = (lambda text: None) if quiet else tqdm.write
     resume_from = checkpoint.find(config)
     if (summary := checkpoint.finished(config)) is not None:
@@ -176,6 +177,7 @@ class Run:
                 numbers = held_out_metrics(
                     parts.model, parts.reference, parts.objective, parts.noising, parts.held_out_maker, parts.held_out,
                     draws=config.held_out_draws, autocast=self.accelerator.autocast, device=self.accelerator.device,
+                    baseline=parts.baseline,
                 )  # fmt: skip
                 self.validations[str(self.step)] = numbers
                 self._log(numbers)

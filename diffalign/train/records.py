@@ -41,14 +41,14 @@ def read_records(config: TrainConfig, point: Point) -> tuple[list[data.Record], 
 def _missing(records: list[data.Record], point: Point) -> str | None:
     """What the point reads and these records do not have, with how to make it."""
     if point.source == "rankings":
-        odd = [record for record in records if not 0 <= min(data.relevance(record)) <= max(data.relevance(record)) <= 1]
+        odd = [data.relevance(record) for record in records]
+        odd = [(record.id, scores) for record, scores in zip(records, odd, strict=True) if not 0 <= min(scores) <= max(scores) <= 1]
+        if not odd:
+            return None
+        name, scores = odd[0]
         return (
-            None
-            if not odd
-            else (
-                f"scores of a ranking are read as win probabilities in [0, 1] (gains 2^score - 1), and {len(odd)} of {len(records)} rankings "
-                f"have others, the first is {odd[0].id} with {', '.join(f'{s:g}' for s in data.relevance(odd[0]))}: scale them, or give ranks"
-            )
+            f"scores of a ranking are read as win probabilities in [0, 1] (gains 2^score - 1), and {len(odd)} of {len(records)} rankings "
+            f"have others, the first is {name} with {', '.join(f'{score:g}' for score in scores)}: scale them, or give ranks"
         )
     if point.conditioning == "dual captions":
         without = [pair for pair in records if pair.prompt_chosen is None and pair.prompt_rejected is None]

@@ -26,6 +26,7 @@ from diffalign.train.records import key_of, read_records
 class Parts:
     """What the loop works with.
 
+    ``baseline``: what validation tells changes against: the base where it costs no copy, whatever the method's reference is.
     ``starts_known``: the objective has a closed value while policy and reference agree. ``order``: which records a step sees.
     ``held_out``: batches of indices into the store. ``trainable``: name -> parameter. ``ema``: the moving average of them, or None.
     ``prompts``: what validation draws unless told otherwise. ``data``: the key of exactly these records.
@@ -33,6 +34,7 @@ class Parts:
 
     model: models.DiffusionModel
     reference: models.Reference | None
+    baseline: models.Reference | None
     objective: objectives.Objective
     noising: Noising
     starts_known: bool
@@ -73,6 +75,7 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Par
 
     reference = models.make_reference(point.reference, model, ema=config.reference_ema_decay)
     notes.append("reference: " + ("none" if reference is None else reference.describe()))
+    baseline = models.make_reference("base", model) if config.train == "lora" and point.reference not in ("base", "start") else reference
     trainable = {name: parameter for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad}
     notes.append(f"trainable: {sum(p.numel() for p in trainable.values()):,} parameters in {len(trainable)} tensors")
 
@@ -89,6 +92,7 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Par
     return Parts(
         model=model,
         reference=reference,
+        baseline=baseline,
         objective=objective,
         noising=Noising(point),
         starts_known=_start_is_known(objective, train),

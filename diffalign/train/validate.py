@@ -17,7 +17,8 @@ from diffalign.train.step import preference_step
 
 @torch.no_grad()
 def held_out_metrics(
-    model, reference, objective, noising, maker: BatchMaker, batches: list[list[int]], *, draws: int, autocast=nullcontext, device="cpu"
+    model, reference, objective, noising, maker: BatchMaker, batches: list[list[int]], *, draws: int, autocast=nullcontext, device="cpu",
+    baseline=None,
 ) -> dict[str, float]:
     """Preference accuracy and the rest on pairs that are not trained on, always with the same draws.
 
@@ -26,8 +27,8 @@ def held_out_metrics(
 
     Returns:
         ``held_out/accuracies``: share of (pair, draw) whose margin is positive, ties one half. ``held_out/chosen_change``: mean rise of the
-        winner's error above the reference's; and the other means. Caption dropout and flips are off in ``maker``, so the numbers of two
-        validations differ by the weights alone.
+        winner's error above that of ``baseline`` (a ``Reference``; the method's own where there is no other); and the other means. Caption
+        dropout and flips are off in ``maker``, so the numbers of two validations differ by the weights alone.
     """
     found = []
     training = model.denoiser.training
@@ -35,10 +36,10 @@ def held_out_metrics(
     for draw in range(draws):
         for indices in batches:
             batch = maker(indices, draw).to(device)
-            out = preference_step(model, reference, objective, noising, batch, autocast)
+            out = preference_step(model, reference, objective, noising, batch, autocast, baseline)
             found.append({**out.terms.metrics, "loss": (reduce(out.terms, 1), len(batch.ids))})
-            if out.reference_error is not None:
-                change = out.policy_error - out.reference_error
+            if out.baseline_error is not None:
+                change = out.policy_error - out.baseline_error
                 found.append({f"{side}_change": (change[rows].sum(), len(rows)) for side, rows in sides_of(batch.labels).items()})
     model.denoiser.train(training)
     return {f"held_out/{name.removeprefix('rewards/')}": value for name, value in means(merge(found)).items()}

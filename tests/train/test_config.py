@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
+from diffalign import methods
 from diffalign.train import ConfigError, TrainConfig
 from diffalign.train.command import resolve
 from diffalign.train.presets import PRESETS
@@ -78,6 +79,16 @@ def test_the_resolved_yaml_gives_the_same_configuration(name, tmp_path):
     first = resolve([*flags, *(["--preset", name] if name else ["--model", "m"])])[0]
     again = written(tmp_path, first.to_yaml())
     assert again == first and again.to_yaml() == first.to_yaml()
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_a_resolved_configuration_says_what_its_point_is(method, tmp_path):
+    """Nothing is left to the table of methods; saying a default aloud is no other configuration; and it can be written down."""
+    short = TrainConfig(model="m", data="d", method=method)
+    full = short.resolved()
+    assert (full.point(), full.resolved()) == (short.point(), full)
+    assert dataclasses.replace(short, objective=full.objective, reference=full.reference, noising=full.noising).resolved() == full
+    assert written(tmp_path, full.to_yaml()) == full
 
 
 def test_every_preset_is_a_valid_configuration():

@@ -39,6 +39,7 @@ def test_a_finished_run_is_left_alone(folders, pairs, tmp_path, capsys):
     settings = config(folders("sd15"), pairs, tmp_path)
     first = train(settings, quiet=True)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    assert train(dataclasses.replace(settings, reference="start", beta=settings.point().objective_options["beta"]), quiet=True) == first
     again = train(settings)
     assert again == first
     assert "finished after 3 steps: nothing to do (--fresh starts over)" in capsys.readouterr().out

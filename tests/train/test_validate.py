@@ -22,7 +22,9 @@ def parts(folders, pairs, tmp_path_factory):
 
 
 def measure(parts):
-    return held_out_metrics(parts.model, parts.reference, parts.objective, parts.noising, parts.held_out_maker, parts.held_out, draws=3)
+    return held_out_metrics(
+        parts.model, parts.reference, parts.objective, parts.noising, parts.held_out_maker, parts.held_out, draws=3, baseline=parts.baseline
+    )
 
 
 def test_no_prompt_is_on_both_sides(parts):
@@ -47,6 +49,18 @@ def test_unchanged_weights_measure_the_same(parts):
         for name, parameter in parts.trainable.items():
             parameter.copy_(before[name])
     assert measure(parts) == first
+
+
+def test_changes_are_told_against_the_base_whatever_the_reference(folders, pairs, tmp_path):
+    """Without a reference, and with a moving one (which jolts with the policy here): the numbers that the frozen base gives."""
+    told = []
+    for choice in ({}, {"reference": "ema"}, {"method": "mapo"}):
+        parts = build(config(folders("sd15"), pairs, tmp_path, held_out=0.5, **choice), torch.device("cpu"), quiet=True)
+        assert measure(parts)["held_out/chosen_change"] == 0.0
+        jolt(parts.model.denoiser)
+        numbers = measure(parts)
+        told.append([numbers[f"held_out/{side}_change"] for side in ("chosen", "rejected")])
+    assert told[0] == told[1] == told[2] and 0.0 not in told[0]
 
 
 def test_every_validation_is_kept(folders, pairs, tmp_path):
