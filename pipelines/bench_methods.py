@@ -16,20 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 
 from diffalign import data
-from diffalign.eval import report
 from diffalign.eval.compare import compare
 from diffalign.eval.generate import generate
 from diffalign.models import load_model
+from diffalign.pipelines import bench_page
 from diffalign.pipelines.demo import SAMPLING, TRAINING, through_the_vae
 from diffalign.pipelines.pairs import write
+from diffalign.rewards.images import read
 from diffalign.train import TrainConfig, train
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
 Settings = Mapping[str, object]
+SHOWN = 10  # prompts in the picture
 
 
 def dpo_like(beta: float) -> tuple[Settings, ...]:
@@ -113,13 +117,32 @@ class Bench:
             self.store.write_text(json.dumps(self.kept))
         return np.array(self.kept[key])
 
+    def strip(self, name: str, adapter: str | None) -> Image.Image:
+        """The first test prompts, drawn side by side from the noise that they were judged from, three times as large."""
+        path = self.folder / "strips" / f"{name}.png"
+        if not path.exists():
+            if adapter:
+                self.pipeline.load_lora_weights(adapter)
+            images = generate(self.pipeline, self.prompts("test", 0)[:SHOWN], seed=0, quiet=True, **SAMPLING)
+            self.pipeline.unload_lora_weights()
+            path.parent.mkdir(exist_ok=True)
+            strip = read(torch.cat(list(images), dim=2))
+            strip.resize((3 * strip.width, 3 * strip.height), Image.Resampling.NEAREST).save(path)
+        return Image.open(path)
+
+    def write(self, rows: list[dict]) -> None:
+        strips = {"base": self.strip("base", None)} | {row["method"]: self.strip(row["method"], row["adapter"]) for row in rows}
+        facts = {"config": dataclasses.asdict(self.config), "sampling": SAMPLING, "training": TRAINING.to_dict()}
+        bench_page.write(self.folder, facts, rows, strips)
+
     def prompts(self, split: str, seed: int) -> list[str]:
         return scenes.prompts(split, self.config.dev_prompts if split == "dev" else self.config.prompts, seed=seed)
 
 
 @quiet_libraries(errors_only=True)
 def bench_methods(config: BenchConfig, *, quiet: bool = False) -> dict:
-    """Run it; writes ``methods.json``, ``methods.md`` and ``methods.html`` into ``output_dir`` after every method.
+    """Run it; writes ``methods.json``, ``.md``, ``.html`` and, as pictures, ``methods.svg`` and ``pictures.png`` into ``output_dir`` after
+    every method.
 
     Raises:
         ValueError: a method without a grid.
@@ -132,7 +155,7 @@ def bench_methods(config: BenchConfig, *, quiet: bool = False) -> dict:
         rows.append(_measure(bench, method))
         if not quiet:
             print(f"{_line(rows[-1])}  ({time.time() - started:.0f} s)", flush=True)
-        _write(bench, rows)
+        bench.write(rows)
     return {"rows": rows}
 
 
@@ -158,7 +181,7 @@ def _measure(bench: Bench, method: str) -> dict:
         "score_base": both.mean_b, "score": both.mean_a, "gap_closed": (both.mean_a - both.mean_b) / (bench.ceiling - both.mean_b),
         "winner_error": _mean(runs, "held_out/chosen_change"), "loser_error": _mean(runs, "held_out/rejected_change"),
         "held_out_accuracy": _mean(runs, "held_out/accuracies"), "seconds": float(np.median([run["seconds"] for run in runs])),
-        "settings": GRID[method][best], "tried": tried, "n_prompts": both.n_prompts,
+        "settings": GRID[method][best], "tried": tried, "n_prompts": both.n_prompts, "adapter": runs[0]["result"],
     }  # fmt: skip
 
 
@@ -199,30 +222,3 @@ def _with(form: str, pair: data.Pair, rng: random.Random) -> data.Pair:
 def _line(row: dict) -> str:
     low, high = row["win_rate_ci"]
     return f"{row['method']}: win rate {row['win_rate']:.3f} [{low:.3f}, {high:.3f}], {100 * row['gap_closed']:.0f} % of the gap"
-
-
-def _write(bench: Bench, rows: list[dict]) -> None:
-    """The table as JSON, Markdown and a page."""
-    facts = {"config": dataclasses.asdict(bench.config), "sampling": SAMPLING, "training": TRAINING.to_dict(), "rows": rows}
-    (bench.folder / "methods.json").write_text(json.dumps(facts, indent=1))
-    lines = ["| method | win rate | score | gap closed | winner's error | loser's error | seconds |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        low, high = row["win_rate_ci"]
-        errors = " | ".join("none" if row[name] is None else f"{row[name]:+.4f}" for name in ("winner_error", "loser_error"))
-        lines.append(
-            f"| {row['method']} | {row['win_rate']:.3f} [{low:.3f}, {high:.3f}] | {row['score_base']:.3f} -> {row['score']:.3f} "
-            f"| {100 * row['gap_closed']:.0f} % | {errors} | {row['seconds']:.0f} |"
-        )
-    (bench.folder / "methods.md").write_text("\n".join(lines) + "\n")
-    ordered = sorted(rows, key=lambda row: -row["win_rate"])
-    best, beat = ordered[0], sum(row["win_rate_ci"][0] > 0.5 for row in rows)
-    report.write_report(
-        bench.folder / "methods.html", title="diffalign bench-methods on builtin:shapes",
-        verdict=f"{beat} of {len(rows)} methods beat the base; {best['method']} most often, {100 * best['win_rate']:.0f} % of the time.",
-        lead=f"{bench.config.seeds} seeds of {bench.config.prompts} unseen prompts each; three settings a method, chosen on other prompts.",
-        intervals=[
-            report.Interval(row["method"], row["win_rate"], *row["win_rate_ci"], "above one half", row["win_rate_ci"][0] > 0.5)
-            for row in ordered
-        ],
-        provenance={"settings": {row["method"]: row["settings"] for row in rows}, "bench": dataclasses.asdict(bench.config)},
-    )  # fmt: skip
