@@ -66,7 +66,7 @@ class Comparison(LabelSet):
     scale: Number = 1.0
     margin: Number = 0.0
     rows: int = field(init=False)
-    soft: bool = field(init=False)  # some probability is not 1
+    given: frozenset[str] = field(init=False)  # which of probability, weight, scale and margin say something: are not 1 (margin: not 0)
 
     def __post_init__(self):
         pairs = self.pairs
@@ -85,7 +85,13 @@ class Comparison(LabelSet):
             raise ValueError(f"probability must lie in [0, 1]; got {self.probability.tolist()}: judge's scores need calibrating first")
         if (self.weight < 0).any():
             raise ValueError(f"weight must be at least 0; got {self.weight.tolist()}: to prefer the other sample, swap the pair")
-        object.__setattr__(self, "soft", bool((self.probability != 1).any()))
+        said = {name for name in labels if (vars(self)[name] != (0 if name == "margin" else 1)).any()}
+        object.__setattr__(self, "given", frozenset(said))
+
+    @property
+    def soft(self) -> bool:
+        """Whether some probability is not 1."""
+        return "probability" in self.given
 
     @classmethod
     def halves(

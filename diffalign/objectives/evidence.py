@@ -27,11 +27,8 @@ class Evidence:
         reference: (N,) the same of the reference, in the same units, or None for a reference-free objective. It is detached here, so
             no gradient ever reaches a reference.
         size: (N,) what `policy` was summed over: response tokens for text; 1 where it already is a mean. None if unknown.
-        extra: further named scalars a sample (N,) or a pair (P,), with gradient, for methods that read more than one. Known names:
-
-            drift (N,)      mean over latent elements of (prediction - reference prediction)^2, zero where the two models agree
-            cross (N,)      mean of (prediction - target) * (prediction - reference prediction)
-            balance (P,)    how much of the loser's gradient is kept, in [0, 1] (Diffusion-SDPO)
+        extra: further named scalars a sample (N,) or a pair (P,), with gradient, for methods that read more than one: `extras.EXTRAS` says
+            what each name holds.
 
     Half-precision tensors are cast up to float32; float64 stays float64.
 
@@ -68,10 +65,27 @@ class Evidence:
         Raises:
             ValueError: if there is no reference.
         """
+        return self.policy - self.the_reference
+
+    @property
+    def the_reference(self) -> Tensor:
+        """(N,) `reference`. ValueError if there is none."""
         if self.reference is None:
             raise ValueError("this objective compares the policy with a reference and the evidence has reference=None: "
                              "choose a reference (base, start, ema), or a reference-free objective")
-        return self.policy - self.reference
+        return self.reference
+
+    @property
+    def sizes(self) -> Tensor:
+        """(N,) `size`. ValueError if there is none, or if a sample has nothing in it."""
+        if self.size is None:
+            raise ValueError("a length mean needs the size of every sample and the evidence has size=None: "
+                             "give the token counts, or ones where the evidence is a mean already")
+        if not (self.size > 0).all():
+            empty = (~(self.size > 0)).nonzero().flatten().tolist()
+            raise ValueError(f"samples {empty} have size {self.size[empty].tolist()}, and a mean over nothing is no number: "
+                             "drop empty responses")
+        return self.size
 
     @property
     def error(self) -> Tensor:

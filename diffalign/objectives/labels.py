@@ -1,7 +1,6 @@
 r"""Labels of single samples and of ranked lists, beside the pairs of comparison.py."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,21 +38,46 @@ class Labels(LabelSet):
 
 
 @dataclass(frozen=True, eq=False)
+class Scores(LabelSet):
+    r"""N samples, each with a number which its reward is compared with: an advantage, or a probability to win.
+
+    Args:
+        value: (N,) one a row of the evidence, in the units the objective names.
+        weight: (N,) at least 0, multiplies the loss. One number serves all.
+
+    Raises:
+        ValueError: for a wrong shape, a negative weight, or a number that is not finite.
+    """
+
+    value: Tensor
+    weight: Number = 1.0
+    rows: int = field(init=False)
+
+    def __post_init__(self):
+        if self.value.ndim != 1:
+            raise ValueError(f"value must be (N,), one number a sample; got shape {tuple(self.value.shape)}")
+        count, device = len(self.value), self.value.device
+        object.__setattr__(self, "value", one_each("value", self.value, count, "sample", device))
+        weight = one_each("weight", self.weight, count, "sample", device)
+        if (weight < 0).any():
+            raise ValueError(f"weight must be at least 0; got {weight.tolist()}: to push a sample away, give it a low value")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "rows", count)
+
+
+@dataclass(frozen=True, eq=False)
 class Rankings(LabelSet):
     r"""N samples in G lists, each sample with how good it is within its list.
 
     Args:
         group: (N,) int64, the list of every row of the evidence: 0..G-1, at least two samples each, in any order.
-        relevance: (N,) the larger the better. Ties are allowed and teach nothing. RankDPO's gain is 2^relevance - 1, so it reads win
-            probabilities in [0, 1]; scores of tens would make one pair the whole loss.
+        relevance: (N,) the larger the better; ties are allowed. Objectives of an order read only that; others the numbers: rewards, win
+            probabilities or levels, as their rows say. RankDPO's gain is 2^relevance - 1: win probabilities, at most 30.
         weight: (G,) at least 0, multiplies a list's loss. One number serves all.
 
     Raises:
-        ValueError: for a wrong shape or dtype, a list which is missing or has one sample, a relevance above 30, a negative weight, or a
-            number that is not finite.
+        ValueError: for a wrong shape or dtype, a list which is missing or has one sample, a negative weight, or a number not finite.
     """
-
-    MOST: ClassVar[float] = 30.0
 
     group: Tensor
     relevance: Tensor
@@ -61,6 +85,7 @@ class Rankings(LabelSet):
     rows: int = field(init=False)
     groups: int = field(init=False)
     ordered: int = field(init=False)  # how many pairs of one list have a better and a worse sample
+    highest: float = field(init=False)  # the largest relevance
 
     def __post_init__(self):
         group = self.group
@@ -73,9 +98,6 @@ class Rankings(LabelSet):
             i = int((sizes < 2).nonzero()[0])
             raise ValueError(f"list {i} has {sizes[i].item()} samples: a ranking needs two or more, numbered 0..G-1 without a gap")
         relevance = one_each("relevance", self.relevance, len(group), "sample", group.device)
-        if (relevance > self.MOST).any():
-            raise ValueError(f"relevance must be at most {self.MOST:g}; got {relevance.max().item():g}: the gain is 2^relevance - 1, "
-                             "so calibrate scores to win probabilities first")
         weight = one_each("weight", self.weight, len(sizes), "list", group.device)
         if (weight < 0).any():
             raise ValueError(f"weight must be at least 0; got {weight.tolist()}")
@@ -85,6 +107,7 @@ class Rankings(LabelSet):
         set_field(self, "rows", len(group))
         set_field(self, "groups", len(sizes))
         set_field(self, "ordered", int(self.better().sum()))
+        set_field(self, "highest", float(relevance.max()) if len(group) else 0.0)
 
     def better(self) -> Tensor:
         """(N, N) bool: row i and column j are of one list and i is the better one."""

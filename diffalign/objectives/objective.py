@@ -1,6 +1,6 @@
 r"""What every objective is: a pure function of evidence and labels, which says what it needs.
 
-    terms = objective(evidence, labels)          labels: Comparison, Labels or Rankings, as `takes` says
+    terms = objective(evidence, labels)          labels: Comparison, Labels, Rankings or Scores, as `takes` says
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ class Objective:
     r"""Base of the objectives.
 
     Attributes:
-        takes: "pairs" (Comparison), "labels" (Labels) or "rankings" (Rankings).
+        takes: "pairs" (Comparison), "labels" (Labels), "rankings" (Rankings) or "scores" (Scores).
         unit: what a loss is counted by: "pair", "sample" or "group".
         needs: fields of the evidence read besides `policy`: "reference", "size", and "extra:NAME" for `evidence.extra[NAME]`.
     """
@@ -45,7 +45,7 @@ class Objective:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, float]:
-        """What has to be saved for a run to resume to the same bits; {} but for an adaptive beta."""
+        """What has to be saved for a run to resume to the same bits; {} but for an adaptive beta and a running mean."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:

@@ -1,12 +1,14 @@
 r"""The objective of single samples that people liked or did not, without partners."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from diffalign.objectives.baselines import Baseline, BatchMean
 from diffalign.objectives.evidence import Evidence
 from diffalign.objectives.labels import Labels
 from diffalign.objectives.links import Link
@@ -21,22 +23,22 @@ class SampleObjective(Objective):
     r"""Reward map -> distance from a baseline -> link:
 
         r    = reward(evidence)                                     (N,)
-        q0   = max(0, mean of r over the batch of all ranks)        one number, no gradient
-        z    = beta * (r - q0)                                      (N,)
+        z    = beta * r - baseline                                  (N,)   the baseline is one number, without gradient
         loss = lambda * link(z; 1 if desirable else 0)              lambda = desirable_weight or undesirable_weight
 
-    With LogRatio and Sigmoid it is Diffusion-KTO (arXiv:2404.04465) as released, `lambda (1 - sigma(+-beta (g - Q0)))`,
-    g = -(l_theta - l_ref).
+    With LogRatio, Sigmoid and BatchMean, beta * max(0, mean of r over the batch of all ranks), it is Diffusion-KTO (arXiv:2404.04465) as
+    released, `lambda (1 - sigma(+-beta (g - Q0)))`, g = -(l_theta - l_ref).
 
     Units: r = g / 2, as evidence is -1/2 error, so the release's beta = 1000 is beta = 2000 here: beta means the same in every row.
 
-    *Deviates:* q0 is a mean over the micro-batches of one moment on all ranks, not over the accumulated step, as released. Without a
+    *Deviates:* BatchMean is a mean over the micro-batches of one moment on all ranks, not over the accumulated step, as released. Without a
     gradient (validation) it is the batch's own, so that one rank may validate alone.
 
     Args:
         reward, link, beta: as in a PairObjective.
         desirable_weight, undesirable_weight: KTO's lambda+ and lambda-; raise the rarer kind's.
         all_reduce: tensor -> its sum over all ranks. Called once a training call, so every rank must make as many calls.
+        baseline: what a reward is measured against.
 
     Raises:
         ValueError: unless beta is positive and the weights are at least 0; on call, if the evidence lacks what `needs` names, or the labels
@@ -53,6 +55,7 @@ class SampleObjective(Objective):
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
     all_reduce: AllReduce = alone
+    baseline: Baseline = field(default_factory=BatchMean)
 
     def __post_init__(self):
         if not 0 < self.beta < math.inf:
@@ -63,22 +66,16 @@ class SampleObjective(Objective):
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.reward.needs
+        return self.reward.needs | self.baseline.needs
 
     def __call__(self, evidence: Evidence, comparison: Labels) -> Terms:
         """Evidence of N samples and a label for each -> N losses (`Terms` of unit "sample") and their metrics."""
         rewards = self.beta * self.reward(evidence)
         comparison = self._beside(comparison, rewards)
-        baseline = self._baseline(rewards)
+        baseline = self.baseline(rewards, evidence, comparison, self.beta, self.all_reduce)
         z = rewards - baseline
         loss = self._weighted(self.link(z, comparison.desirable.to(z.dtype)), comparison.desirable)
         return Terms(loss, comparison.weight, self.unit, self._metrics(rewards.detach(), baseline, comparison))
-
-    def _baseline(self, rewards: Tensor) -> Tensor:
-        """beta * q0, a scalar without gradient."""
-        mean = torch.stack([rewards.detach().sum(), rewards.new_tensor(float(len(rewards)))])
-        total, count = self.all_reduce(mean) if rewards.requires_grad else mean
-        return (total / count.clamp(min=1)).clamp(min=0)
 
     def _weighted(self, loss: Tensor, desirable: Tensor) -> Tensor:
         return loss * torch.where(desirable, self.desirable_weight, self.undesirable_weight).to(loss.dtype)
@@ -98,7 +95,13 @@ class SampleObjective(Objective):
 
     def loss_at_start(self, comparison: Labels) -> Tensor:
         """(N,) lambda/2 for KTO: every r is 0 and so are the baseline and z. ValueError for a reward map without a reference."""
-        if "reference" not in self.needs:
+        if not self.reward.starts_at_zero:
             raise ValueError(f"{type(self.reward).__name__} has no reference, so its loss at the start depends on the model")
         z = torch.zeros_like(comparison.weight)
         return self._weighted(self.link(z, comparison.desirable.to(z.dtype)), comparison.desirable)
+
+    def state_dict(self) -> dict[str, float]:
+        return self.baseline.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.baseline.load_state_dict(state)

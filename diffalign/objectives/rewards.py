@@ -1,52 +1,80 @@
-r"""Reward maps: Evidence -> one reward a sample, the first step of  reward map -> margin -> link."""
+r"""Reward maps: Evidence -> one reward a sample, the first step of  reward map -> margin -> link. Here the linear ones; those that bend
+the evidence are in scores.py, those that ask which side of a pair a sample is on in sides.py."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from diffalign.objectives.evidence import Evidence
+from diffalign.objectives.extras import EXTRAS
 
 
-class RewardMap(Protocol):
-    """Evidence -> one reward a sample, (N,): zero where policy and reference agree, if it has a reference.
+class RewardMap:
+    """Evidence -> one reward a sample, (N,).
 
-    `needs` names the fields of the evidence it reads besides `policy`.
+    `needs` names the fields of the evidence it reads besides `policy`; `starts_at_zero`: whether it is 0 where policy and reference agree.
     """
 
     needs: frozenset[str]
+    starts_at_zero: bool
 
-    def __call__(self, evidence: Evidence) -> Tensor: ...
+    def __call__(self, evidence: Evidence) -> Tensor:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class LogRatio:
+class LogRatio(RewardMap):
     r"""r = policy - reference, the implicit reward of arXiv:2305.18290, eq. 5 (without its beta). Sums stay sums."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    starts_at_zero: ClassVar[bool] = True
 
     def __call__(self, evidence: Evidence) -> Tensor:
         return evidence.log_ratio
 
 
 @dataclass(frozen=True)
-class PolicyEvidence:
+class PolicyEvidence(RewardMap):
     r"""r = policy: reference-free (CPO, arXiv:2401.08417)."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    starts_at_zero: ClassVar[bool] = False
 
     def __call__(self, evidence: Evidence) -> Tensor:
         return evidence.policy
 
 
 @dataclass(frozen=True)
-class LengthMean:
+class ScaledReference(RewardMap):
+    r"""r = policy - share * reference:  DPO^gamma (arXiv:2405.19534, from reviews): 1 is LogRatio, 0 PolicyEvidence.
+
+    Raises:
+        ValueError: unless share is finite.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    share: float
+
+    def __post_init__(self):
+        if not abs(self.share) < float("inf"):
+            raise ValueError(f"the share of the reference must be finite; got {self.share}")
+
+    @property
+    def starts_at_zero(self) -> bool:
+        return self.share == 1
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        return evidence.policy - self.share * evidence.the_reference
+
+
+@dataclass(frozen=True)
+class LengthMean(RewardMap):
     r"""r = inner / size: the mean over a sample's tokens (of PolicyEvidence: SimPO, arXiv:2405.14734). A denoising error is a mean
     already and has size 1.
 
     Raises:
-        ValueError: if the evidence has no size.
+        ValueError: on call, if the evidence has no size, or a sample has none.
     """
 
     inner: RewardMap = field(default_factory=LogRatio)
@@ -55,39 +83,49 @@ class LengthMean:
     def needs(self) -> frozenset[str]:
         return self.inner.needs | {"size"}
 
+    @property
+    def starts_at_zero(self) -> bool:
+        return self.inner.starts_at_zero
+
     def __call__(self, evidence: Evidence) -> Tensor:
-        if evidence.size is None:
-            raise ValueError("a length mean needs the size of every sample and the evidence has size=None: "
-                             "give the token counts, or ones where the evidence is a mean already")
-        return self.inner(evidence) / evidence.size
+        return self.inner(evidence) / evidence.sizes
 
 
 @dataclass(frozen=True)
-class ErrorRatio:
-    r"""r = phi(l)^power - 1,   phi(l) = s l / (exp(s l) - 1),   l = -2 * policy: MaPO's score of an error (arXiv:2406.06424).
+class Named(RewardMap):
+    r"""r = extra[name] (N,), a log-ratio which the step has summed in its own way (extras.py), in place of the evidence's."""
 
-    phi falls from 1 at no error to 0, convex; r ~ -power * s l / 2 for small errors. The -1 cancels in the margin, makes a perfect
-    prediction's reward 0, and keeps the digits that `phi - phi` loses when both are near 1. Computed as expm1(power * log phi); near
-    zero log phi = -x/2 - x^2/24 + x^4/2880 - x^6/181440, x = s l, so that value and gradient are finite at l = 0 and at l = infinity.
+    name: str
 
-    Raises:
-        ValueError: unless s and power are positive.
-    """
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference", f"extra:{self.name}"})
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    snr: float
-    power: float = 1.0
-
-    def __post_init__(self):
-        if not (self.snr > 0 and self.power > 0):
-            raise ValueError(f"snr and power must be positive; got {self.snr} and {self.power}")
+    @property
+    def starts_at_zero(self) -> bool:
+        return EXTRAS[self.name].starts_at_zero
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        x = self.snr * evidence.error
-        near = x.abs() < 0.1
-        far = torch.where(near, 1.0, x)  # each branch sees only numbers it is finite for, so no nan comes back through `where`
-        close = torch.where(near, x, 0.0)
-        square = close**2
-        series = -close / 2 - square / 24 + square**2 / 2880 - square**3 / 181440
-        log_phi = torch.where(near, series, far.log() - far - (-torch.expm1(-far)).log())
-        return torch.expm1(self.power * log_phi)
+        return evidence.named(self.name, len(evidence.the_reference))
+
+
+@dataclass(frozen=True)
+class Plus(RewardMap):
+    r"""r = inner + weight * extra[name], with the extra's gradient unless `detach`."""
+
+    inner: RewardMap
+    name: str
+    weight: float = 1.0
+    detach: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner.needs | {f"extra:{self.name}"}
+
+    @property
+    def starts_at_zero(self) -> bool:
+        return self.inner.starts_at_zero and EXTRAS[self.name].starts_at_zero
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        extra = evidence.named(self.name, len(evidence.policy))
+        return self.inner(evidence) + self.weight * (extra.detach() if self.detach else extra)

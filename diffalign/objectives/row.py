@@ -29,9 +29,12 @@ class Row:
         name, title, formula, paper: for people; `formula` in the notation of table.py.
         options: what `objectives.get` may be given.
         build: all options, and `all_reduce` where given -> the objective.
-        takes: "pairs" (Comparison), "labels" (Labels) or "rankings" (Rankings).
+        takes: "pairs" (Comparison), "labels" (Labels), "rankings" (Rankings) or "scores" (Scores).
         needs: fields of the evidence it reads besides `policy`, at default options: "reference", "size", "extra:NAME".
         refuses: option of other rows -> why this one does not have it.
+        unverified: what of the formula could not be checked against its source.
+        couples: "" where the loss of a unit does not depend on the other units of a call; "ranks" where it depends on statistics of the
+            call that are summed over all ranks; "call" where it depends on what one call of one rank holds.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Row:
     takes: str = "pairs"
     needs: frozenset[str] = frozenset({"reference"})
     refuses: Mapping[str, str] = field(default_factory=dict)
+    unverified: str = ""
+    couples: str = ""
 
     @property
     def defaults(self) -> dict[str, float]:

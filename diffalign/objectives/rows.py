@@ -1,4 +1,4 @@
-r"""The rows of the table: one named objective each. Methods without a row are settings of one:
+r"""The rows that diffusion methods are made of; those of language models too. Methods without a row are settings of one (aliases.py):
 
     SmPO, InPO, DCPO, SPIN, Flow-DPO, Tango 2    dpo; what differs is where samples, x_t, captions or reference come from
                                                  (SmPO's soft label 10 (2p - 1) is Comparison.scale)
@@ -7,7 +7,8 @@ r"""The rows of the table: one named objective each. Methods without a row are s
                                                  not verified against the paper)
 """
 
-from diffalign.objectives.links import Hinge, Logistic, Regression, ReverseKL, Sigmoid, Squared, Weighted
+from diffalign.objectives.links import Hinge, Logistic, Regression, ReverseKL, Sigmoid, Squared
+from diffalign.objectives.lists import SwapGaps
 from diffalign.objectives.listwise import ListObjective
 from diffalign.objectives.objective import alone
 from diffalign.objectives.options import (
@@ -19,13 +20,16 @@ from diffalign.objectives.options import (
     NO_SMOOTHING,
     NO_ZERO,
     NOT_LOGISTIC,
+    SINGLE,
     SMOOTHING,
     pair,
 )
 from diffalign.objectives.pairterms import LinearWeight, ScoreMatching, WinnerError
 from diffalign.objectives.pointwise import SampleObjective
-from diffalign.objectives.rewards import ErrorRatio, LogRatio, PolicyEvidence
+from diffalign.objectives.rewards import LogRatio, PolicyEvidence
 from diffalign.objectives.row import Option, Row
+from diffalign.objectives.scores import ErrorRatio
+from diffalign.objectives.wrapped import Weighted
 
 MAPO_SFT = Option(unit="multiplies the winner's error, MaPO's other half", published="1", default=1.0)
 
@@ -78,7 +82,8 @@ PAIRS = (
         name="dmpo",
         title="Reverse KL of the preference (DMPO)",
         formula="KL(Bernoulli(sigma(z)) || Bernoulli(q)),  q = p (1 - alpha) + (1 - p) alpha,  r = policy - reference",
-        paper="arXiv:2507.07510; formula from the re-implementation AIDC-AI/Diffusion-SDPO, not verified against the paper",
+        paper="arXiv:2507.07510; formula from the re-implementation AIDC-AI/Diffusion-SDPO",
+        unverified="the paper",
         options={
             "beta": BETA,
             "alpha": Option("share of labels taken to be wrong, in (0, 0.5)", "0.01, with beta 2000 for SD 1.5 (Diffusion-SDPO)", 0.01),
@@ -91,7 +96,8 @@ PAIRS = (
         name="capo",
         title="Calibrated preference optimisation: regression on the gap of two rewards",
         formula="(beta (r_chosen - r_rejected) - (R_chosen - R_rejected))^2 = z^2,  the gap of R as margin,  r = policy - reference",
-        paper="arXiv:2502.02588; not verified against the paper: the exact scaling of its reward is unknown",
+        paper="arXiv:2502.02588",
+        unverified="the paper: the exact scaling of its reward is unknown",
         options={"beta": BETA, **KNOBS},
         build=lambda beta, **knobs: pair(LogRatio(), Regression(), beta, **knobs),
         refuses={"label_smoothing": "capo has no labels: the gap of the calibrated rewards goes into the margin", **NOT_LOGISTIC},
@@ -109,7 +115,8 @@ PAIRS = (
         name="seppo",
         title="Semi-policy preference optimisation: a rejected sample that flips",
         formula="dpo with z = beta (r_chosen - s r_rejected),  s = 1 where sg[r_chosen] >= 0, else -1",
-        paper="arXiv:2410.05255; from reviews (there is no training code), not verified against the paper",
+        paper="arXiv:2410.05255; from reviews (there is no training code)",
+        unverified="the paper",
         options={"beta": BETA, "label_smoothing": NO_SMOOTHING, **LOGISTIC_KNOBS},
         build=lambda beta, label_smoothing, **knobs: pair(LogRatio(), Logistic(label_smoothing), beta, flipped=True, **knobs),
     ),
@@ -117,7 +124,8 @@ PAIRS = (
         name="dspo",
         title="Direct score preference optimisation",
         formula="l^w - 2 k cross^w + k^2 drift^w,  k = beta sigma(-z),  r = policy - reference",
-        paper="the released code (huaishengzhu/DSPO), SD 1.5 branch; not verified against the paper",
+        paper="the released code (huaishengzhu/DSPO), SD 1.5 branch",
+        unverified="the paper",
         options={"beta": Option(BETA.unit + "; also multiplies the pull", "0.001, 0.01 or 0.05 for SD 1.5"), **KNOBS},
         build=lambda beta, **knobs: pair(LogRatio(), None, beta, terms=(ScoreMatching(beta),), **knobs),
         needs=frozenset({"reference", "extra:drift", "extra:cross"}),
@@ -175,7 +183,9 @@ PAIRS = (
         formula="p l^w + (1 - p) l^l;  scale and margin of the comparison compare nothing and are not read",
         paper="baseline of arXiv:2311.12908",
         options={"anchor_weight": ANCHOR_WEIGHT},
-        build=lambda **knobs: pair(PolicyEvidence(), None, 1.0, terms=(WinnerError(),), **knobs),
+        build=lambda **knobs: pair(
+            PolicyEvidence(), None, 1.0, terms=(WinnerError(),), ignores=frozenset({"scale", "margin"}), **knobs
+        ),
         needs=frozenset(),
         refuses={
             "beta": "sft compares nothing: the learning rate is its strength",
@@ -187,7 +197,6 @@ PAIRS = (
     ),
 )  # fmt: skip
 
-SINGLE = {name: "it is a knob of pairs" for name in ("loser_weight", "sft_weight", "anchor_weight", "label_smoothing", "adaptive_beta")}
 OTHERS = (
     Row(
         name="kto",
@@ -204,6 +213,7 @@ OTHERS = (
         ),
         takes="labels",
         refuses=SINGLE,
+        couples="ranks",
     ),
     Row(
         name="rankdpo",
@@ -211,10 +221,8 @@ OTHERS = (
         formula="-sum_ij Delta_ij log sigma(beta (r_i - r_j)), i better,  Delta_ij = |2^y_i - 2^y_j| |1/D_i - 1/D_j|,  D = log(1 + rank)",
         paper="arXiv:2410.18013",
         options={"beta": Option(BETA.unit + " (the paper's, on errors without the one half, is half of it)", BETA.published)},
-        build=lambda beta, all_reduce=alone: ListObjective(LogRatio(), Logistic(), beta),
+        build=lambda beta, all_reduce=alone: ListObjective(LogRatio(), SwapGaps(), beta),
         takes="rankings",
         refuses=SINGLE,
     ),
 )  # fmt: skip
-
-ROWS = (*PAIRS, *OTHERS)

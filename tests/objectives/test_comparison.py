@@ -44,3 +44,11 @@ def test_labels_carry_no_gradient_and_keep_float64():
 def test_refusals_name_the_value(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_given_names_the_labels_that_say_something():
+    assert Comparison.halves(2).given == frozenset() and not Comparison.halves(2).soft
+    said = Comparison.halves(2, probability=torch.tensor([1.0, 0.7]), margin=0.1)
+    assert said.given == {"probability", "margin"} and said.soft
+    assert Comparison.halves(2, weight=0.5, scale=torch.tensor([1.0, 2.0])).given == {"weight", "scale"}
+    assert said.beside(torch.zeros(4, dtype=torch.float64)).given == said.given

@@ -1,17 +1,32 @@
-"""Links against closed forms (spec text-objectives, section 6: T1, T3, T6, T8) and their slopes."""
+"""Links against closed forms, and their slopes; test_identities.py has what the specification numbers."""
 
 import math
 
 import pytest
 import torch
 
-from diffalign.objectives import Hinge, Logistic, Regression, ReverseKL, Sigmoid, Squared, Weighted
+from diffalign.objectives import (
+    DiscoPOP,
+    GapKL,
+    GapRegression,
+    GapReverseKL,
+    Hinge,
+    Logistic,
+    Regression,
+    ReverseKL,
+    Robust,
+    Shifted,
+    Sigmoid,
+    Squared,
+    Weighted,
+)
 
 Z = torch.linspace(-6, 6, 26, dtype=torch.float64)  # without 0 and +-1, the hinge's corners
 LINKS = [
     Logistic(), Logistic(0.1), Hinge(), Squared(0.1), Squared(0.1, 0.2), Regression(), ReverseKL(0.01), Sigmoid(),
-    Weighted(Logistic(), 0.1),
+    Weighted(Logistic(), 0.1), Robust(0.1), DiscoPOP(), DiscoPOP(1.0), ReverseKL(1e-3, exact=True),
 ]
+GAPS = [GapKL(0.7), GapReverseKL(0.7), GapRegression(0.7), Weighted(GapKL(), 2.0)]
 ids = str
 
 
@@ -24,45 +39,12 @@ def gradient(link, z, probability):
     return torch.autograd.grad(link(z, probability).sum(), z)[0]
 
 
-def test_t1_logistic():
-    link = Logistic()
-    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    assert link(zero, one).item() == pytest.approx(math.log(2), abs=1e-15)
-    torch.testing.assert_close(gradient(link, Z, p(1)), -torch.sigmoid(-Z), rtol=0, atol=1e-14)
-    torch.testing.assert_close(link(Z, p(1)) - link(-Z, p(1)), -Z, rtol=0, atol=1e-14)
-
-
-def test_t3_smoothing_is_dpo_plus_eps_z_with_its_optimum_at_the_logit():
-    link, eps = Logistic(0.1), 0.1
-    torch.testing.assert_close(link(Z, p(1)), Logistic()(Z, p(1)) + eps * Z, rtol=0, atol=1e-14)
-    torch.testing.assert_close(gradient(link, Z, p(1)), torch.sigmoid(Z) - (1 - eps), rtol=0, atol=1e-14)
-    optimum = torch.tensor([math.log((1 - eps) / eps)], dtype=torch.float64)
-    assert gradient(link, optimum, torch.ones(1, dtype=torch.float64)).abs().item() < 1e-15
-
-
 def test_smoothing_is_a_soft_label():
     torch.testing.assert_close(Logistic(0.1)(Z, p(1)), Logistic()(Z, p(0.9)), rtol=0, atol=1e-14)
 
 
 def test_smoothing_and_a_soft_label_compose():
     torch.testing.assert_close(Logistic(0.1)(Z, p(0.7)), Logistic()(Z, p(0.7 * 0.9 + 0.3 * 0.1)), rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("tau", [0.1, 2500.0])
-def test_t6_squared_is_ipo_in_h(tau):
-    h = (Z / 3).requires_grad_()
-    loss = Squared(tau)(tau * h, p(1))
-    torch.testing.assert_close(loss, (h - 1 / (2 * tau)) ** 2, rtol=1e-12, atol=0)
-    torch.testing.assert_close(torch.autograd.grad(loss.sum(), h)[0], 2 * (h - 1 / (2 * tau)).detach(), rtol=1e-12, atol=1e-12)
-
-
-def test_t8_a_soft_label_moves_the_squared_target_as_the_symmetrised_regression_does():
-    tau, prob, h = 0.1, 0.8, Z
-    def one_way(x, q):
-        return q * (x - 1 / tau) ** 2 + (1 - q) * x**2
-    symmetrised = 0.5 * one_way(h, prob) + 0.5 * one_way(-h, 1 - prob)
-    difference = Squared(tau)(tau * h, p(prob)) - symmetrised
-    torch.testing.assert_close(difference, difference[:1].expand_as(difference), rtol=0, atol=1e-9)  # equal but for a constant
 
 
 def test_smoothing_moves_the_squared_target_to_half_minus_eps():
@@ -124,10 +106,44 @@ def test_far_out_stays_finite(link, z):
         assert torch.isfinite(loss).all() and torch.isfinite(torch.autograd.grad(loss.sum(), z)[0]).all()
 
 
+@pytest.mark.parametrize("gap", [-1e4, -0.7, 0.0, 2.0, 1e4])
+@pytest.mark.parametrize("link", GAPS, ids=ids)
+def test_gaps_are_symmetric_finite_and_know_their_slope(link, gap):
+    z = torch.cat([Z, torch.tensor([-1e4, 1e4], dtype=Z.dtype)])
+    gaps = torch.full_like(z, gap)
+    torch.testing.assert_close(link(z, gaps), link(-z, -gaps), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(link.slope(z, gaps), gradient(link, z, gaps), rtol=1e-9, atol=1e-11)
+    single = z.float().requires_grad_()
+    loss = link(single, gaps.float())
+    assert torch.isfinite(loss).all() and torch.isfinite(torch.autograd.grad(loss.sum(), single)[0]).all()
+    assert not link.soft and link.reads_gap
+
+
+@pytest.mark.parametrize("link", GAPS, ids=ids)
+def test_a_gap_that_is_met_costs_nothing(link):
+    eta = (link.link if isinstance(link, Weighted) else link).eta
+    torch.testing.assert_close(link(eta * Z, Z), torch.zeros_like(Z), rtol=0, atol=1e-13)
+
+
+def test_a_target_margin_shifts_what_the_link_sees():
+    link = Shifted(Logistic(0.1), 1.5)
+    torch.testing.assert_close(link(Z, p(1)), Logistic(0.1)(Z - 1.5, p(1)), rtol=0, atol=0)
+    torch.testing.assert_close(link.slope(Z, p(1)), gradient(link, Z, p(1)), rtol=1e-12, atol=1e-13)
+
+
+def test_exact_keeps_the_digits_of_a_small_alpha_in_float32():
+    z = torch.zeros(1)
+    exact = 0.5 * math.log(0.5 / 0.999) + 0.5 * math.log(0.5 / 1e-3)
+    assert ReverseKL(1e-3, exact=True)(z, torch.ones(1)).item() == pytest.approx(exact, abs=3e-7)
+    assert abs(ReverseKL(1e-3)(z, torch.ones(1)).item() - exact) > 5e-6
+
+
 @pytest.mark.parametrize("make, words", [
     (lambda: Logistic(0.5), "label_smoothing.*0.5"), (lambda: Logistic(-0.1), "label_smoothing.*-0.1"), (lambda: Squared(0.0), "tau.*0.0"),
     (lambda: Squared(1.0, 0.5), "label_smoothing.*0.5"), (lambda: ReverseKL(0.0), "alpha.*0.0"), (lambda: ReverseKL(0.5), "alpha.*0.5"),
-    (lambda: Weighted(Logistic(), 0.0), "positive and finite; got 0.0"),
+    (lambda: Weighted(Logistic(), 0.0), "positive and finite; got 0.0"), (lambda: Robust(0.5), "label_smoothing.*0.5"),
+    (lambda: DiscoPOP(1.5), r"tau.*\(0, 1\]; got 1.5"), (lambda: GapKL(0.0), "eta.*got 0.0"),
+    (lambda: Shifted(Logistic(), math.inf), "gamma must be finite"),
 ])
 def test_refusals(make, words):
     with pytest.raises(ValueError, match=words):

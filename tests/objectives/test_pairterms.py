@@ -7,11 +7,12 @@ import torch
 
 from diffalign import objectives
 from diffalign.objectives import Comparison, Evidence
+from diffalign.objectives.rows import PAIRS
 
 F64 = torch.float64
 LOGISTIC = ["dpo", "cdpo", "sdpo", "seppo"]
-# option values under which every pair row can be built, in the units of `batch`
-BETAS = {name: {"beta": 0.4} for name in objectives.names() if name not in ("sft", "kto", "rankdpo")} | {"sft": {}}
+# option values under which every pair row of the diffusion family can be built, in the units of `batch`
+BETAS = {row.name: {"beta": 0.4} for row in PAIRS} | {"sft": {}}
 BETAS |= {"mapo": {"multiplier": 3.0}, "mapo-paper": {"beta": 2.0}}
 ROWS = list(BETAS.items())
 

@@ -1,24 +1,14 @@
-"""The pair objective: golden and hand-derived numbers, start values, metrics, and what must not change them."""
+"""The pair objective: hand-derived numbers, metrics and directions. What holds for every row is in test_every_row.py."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from diffalign import objectives
-from diffalign.objectives import Comparison, Evidence, LengthMean, Logistic, LogRatio, PairObjective, PolicyEvidence, Squared
+from diffalign.objectives import Comparison, Evidence, Logistic, LogRatio, PairObjective, PolicyEvidence
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/objectives.json").read_text())
 ROWS = [("dpo", {}), ("cdpo", {"label_smoothing": 0.1}), ("ipo", {}), ("hinge", {})]
-
-
-def golden_evidence() -> Evidence:
-    g = GOLDEN["inputs"]
-    def pair(chosen, rejected):
-        return torch.tensor([g[chosen], g[rejected]], dtype=torch.float64)
-    return Evidence(pair("logp_w", "logp_l"), pair("ref_w", "ref_l"), pair("len_w", "len_l"))
 
 
 def random_batch(count: int, seed: int = 0, dtype=torch.float64) -> tuple[Evidence, Comparison]:
@@ -26,32 +16,6 @@ def random_batch(count: int, seed: int = 0, dtype=torch.float64) -> tuple[Eviden
     policy, reference = 3 * torch.randn(2, 2 * count, generator=g, dtype=dtype)
     labels = torch.rand(4, count, generator=g, dtype=dtype)
     return Evidence(policy, reference), Comparison.halves(count, probability=labels[0], weight=labels[1], scale=labels[2], margin=labels[3])
-
-
-@pytest.mark.parametrize("golden, objective", [
-    ("dpo", objectives.get("dpo", beta=0.1)),
-    ("cdpo_eps.1", objectives.get("cdpo", beta=0.1)),
-    ("ipo_sum", objectives.get("ipo", beta=0.1)),
-    ("hinge", objectives.get("hinge", beta=0.1)),
-    ("ipo_token_mean", PairObjective(LengthMean(), Squared(0.1), 0.1)),
-    ("sigmoid_norm_beta5", PairObjective(LengthMean(), Logistic(), 5.0)),
-    ("cpo_sigmoid", PairObjective(PolicyEvidence(), Logistic(), 0.1)),
-])
-def test_golden(golden, objective):
-    terms = objective(golden_evidence(), Comparison.halves(1))
-    assert terms.loss.item() == pytest.approx(GOLDEN[golden], abs=1e-9) and terms.unit == "pair"
-
-
-def test_simpo_takes_its_published_gamma_as_the_margin():
-    objective = PairObjective(LengthMean(PolicyEvidence()), Logistic(), beta=2.5)
-    loss = objective(golden_evidence(), Comparison.halves(1, margin=1.375)).loss
-    assert loss.item() == pytest.approx(GOLDEN["simpo_b2.5_g1.375"], abs=1e-9)
-
-
-def test_sem_dpo_is_a_weight_outside_the_link():
-    weight = torch.tensor([math.exp(-0.3)], dtype=torch.float64)
-    terms = objectives.get("dpo", beta=0.1)(golden_evidence(), Comparison.halves(1, weight=weight))
-    assert objectives.reduce(terms, 1).item() == pytest.approx(GOLDEN["sem_dpo_a1_d.3"], abs=1e-9)
 
 
 # Errors of spec diffusion-methods, section 0.2: Delta = -4e-4. beta 5000 on -1/2 error and 2500 on -error are one setting: z = 1.
@@ -130,85 +94,11 @@ def test_gradient_is_slope_times_beta_and_pushes_the_pair_apart(name, options):
 
 
 @pytest.mark.parametrize("name, options", ROWS)
-def test_gradcheck_through_the_whole_objective(name, options):
-    evidence, comparison = random_batch(4)
-    objective = objectives.get(name, beta=0.37, **options)
-    policy = evidence.policy.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: objectives.reduce(objective(Evidence(x, evidence.reference), comparison), 4), policy)
-
-
-@pytest.mark.parametrize("name, options", ROWS)
 def test_swapping_pair_and_label_changes_no_loss(name, options):
     evidence, comparison = random_batch(6)
     swapped = Comparison(comparison.pairs.flip(1), 1 - comparison.probability, comparison.weight, comparison.scale, -comparison.margin)
     objective = objectives.get(name, beta=0.5, **options)
     torch.testing.assert_close(objective(evidence, comparison).loss, objective(evidence, swapped).loss, rtol=1e-13, atol=1e-13)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name, options", ROWS)
-def test_half_precision_far_out_is_finite(name, options, dtype):
-    policy = torch.tensor([1e4, -1e4, -1e4, 1e4], dtype=dtype, requires_grad=True)  # z = 1e4 and -1e4 at beta 1/2
-    evidence, comparison = Evidence(policy, torch.zeros(4, dtype=dtype)), Comparison(torch.tensor([[0, 1], [2, 3]]))
-    terms = objectives.get(name, beta=0.5, **options)(evidence, comparison)
-    objectives.reduce(terms, 2).backward()
-    assert terms.loss.dtype == torch.float32 and torch.isfinite(terms.loss).all() and torch.isfinite(policy.grad).all()
-    assert terms.loss[0] < terms.loss[1]
-
-
-def test_no_gradient_on_the_reference_nor_in_the_metrics():
-    policy, reference = torch.randn(4, requires_grad=True), torch.randn(4, requires_grad=True)
-    terms = objectives.get("dpo", beta=1.0)(Evidence(policy, reference), Comparison.halves(2))
-    objectives.reduce(terms, 2).backward()
-    assert policy.grad.abs().min() > 0 and reference.grad is None
-    assert not any(value.requires_grad for value, _ in terms.metrics.values())
-
-
-@pytest.mark.parametrize("name, options", ROWS)
-def test_the_order_of_samples_and_pairs_does_not_matter(name, options):
-    evidence, comparison = random_batch(8)
-    g = torch.Generator().manual_seed(1)
-    samples, pairs = torch.randperm(16, generator=g), torch.randperm(8, generator=g)
-    new_row = torch.empty_like(samples)
-    new_row[samples] = torch.arange(16)
-    shuffled = Comparison(new_row[comparison.pairs][pairs], comparison.probability[pairs], comparison.weight[pairs],
-                          comparison.scale[pairs], comparison.margin[pairs])
-    objective = objectives.get(name, beta=0.5, **options)
-    before = objective(evidence, comparison)
-    after = objective(Evidence(evidence.policy[samples], evidence.reference[samples]), shuffled)
-    assert torch.equal(before.loss[pairs], after.loss)
-    for key, (value, count) in before.metrics.items():
-        assert after.metrics[key][0].item() == pytest.approx(value.item(), abs=1e-12) and after.metrics[key][1] == count
-
-
-@pytest.mark.parametrize("name, options", ROWS)
-def test_t38_uneven_micro_batches_add_up_to_the_whole(name, options):
-    evidence, comparison = random_batch(12)
-    objective = objectives.get(name, beta=0.5, **options)
-    policy = evidence.policy.clone().requires_grad_()
-    whole = objective(Evidence(policy, evidence.reference), comparison)
-    loss = objectives.reduce(whole, 12)
-    gradient = torch.autograd.grad(loss, policy)[0]
-
-    policy = evidence.policy.clone().requires_grad_()
-    total, metrics = 0.0, []
-    for part in torch.arange(12).split([3, 4, 5]):
-        micro = Comparison(comparison.pairs[part], comparison.probability[part], comparison.weight[part],
-                           comparison.scale[part], comparison.margin[part])
-        terms = objective(Evidence(policy, evidence.reference), micro)
-        contribution = objectives.reduce(terms, 12)
-        contribution.backward()
-        total += contribution.item()
-        metrics.append(terms.metrics)
-    assert total == pytest.approx(loss.item(), rel=1e-13)
-    torch.testing.assert_close(policy.grad, gradient, rtol=1e-13, atol=1e-15)
-    merged, at_once = objectives.means(objectives.merge(metrics)), objectives.means(whole.metrics)
-    assert merged == pytest.approx(at_once, rel=1e-12) and merged.keys() == at_once.keys()
-
-
-def test_an_empty_micro_batch_contributes_nothing():
-    terms = objectives.get("dpo", beta=1.0)(Evidence(torch.zeros(0), torch.zeros(0)), Comparison.halves(0))
-    assert objectives.reduce(terms, 8).item() == 0.0 and objectives.means(terms.metrics) == {}
 
 
 def test_calling_changes_nothing_it_was_given():

@@ -19,7 +19,7 @@ def test_every_row_is_complete_and_builds(name):
     objective = objectives.get(name, **given)
     assert objective == row.build(**given, **row.defaults)
     assert objective.needs == row.needs and objective.takes == row.takes
-    assert objective.unit == {"pairs": "pair", "labels": "sample", "rankings": "group"}[row.takes]
+    assert objective.unit == {"pairs": "pair", "labels": "sample", "rankings": "group", "scores": "sample"}[row.takes]
     assert not set(row.refuses) & set(row.options)
 
 
@@ -46,7 +46,7 @@ def test_options_reach_the_components():
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: objectives.get("dop", beta=1.0), "unknown objective 'dop'; did you mean 'dpo'.*Allowed: dpo, cdpo"),
+    (lambda: objectives.get("ddpo", beta=1.0), "unknown objective 'ddpo'; did you mean 'dpo'.*Allowed: dpo, cdpo"),
     (lambda: objectives.get("qqq", beta=1.0), "unknown objective 'qqq'. Allowed"),
     (lambda: objectives.get("dpo", bata=1.0), "unknown option of dpo 'bata'; did you mean 'beta'"),
     (lambda: objectives.get("dpo", beta=1.0, label_smoothing=0.1), "label_smoothing belongs to cdpo.*Allowed: beta"),
