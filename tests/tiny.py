@@ -20,6 +20,7 @@ FAMILIES = {"sd15": "sd", "sd21": "sd", "sd21-zero-snr": "sd", "sdxl": "sdxl"}
 TRANSFORMERS = {
     "sd3": "sd3", "sd3.5": "sd3", "flux": "flux", "flux-schnell": "flux",
     "pixart_sigma": "pixart_sigma", "pixart_alpha": "pixart_alpha", "lumina2": "lumina2", "dit": "dit", "dit_moe": "dit_moe",
+    "qwen_image": "qwen_image", "z_image": "z_image", "sana": "sana",
 }  # fmt: skip
 
 

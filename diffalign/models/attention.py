@@ -23,6 +23,7 @@ DISPATCHED = {  # our name -> diffusers' backend (diffusers.models.attention_dis
     "xformers": "xformers",
 }
 KINDS = ("auto", *DISPATCHED)
+MASKED = ("QwenImageTransformer2DModel", "ZImageTransformer2DModel")  # dispatched too, but flash kernels refuse masks in mid-run
 WHAT_TO_DO = {
     "flash": "install flash-attn",
     "flash_3": "build flash-attn 3 from its source",
@@ -36,9 +37,9 @@ def set_attention(denoiser: nn.Module, kind: str = "auto") -> str:
     """Choose the kernel; returns the name of the one that is in use.
 
     ``sdpa`` is torch's scaled_dot_product_attention, which picks a flash or memory-efficient kernel by itself on a GPU; every network has
-    it, and all but Lumina2's have ``xformers``. The others (flash, flash_3: the packages; flash_hub, flash_3_hub: kernels from the hub;
-    cudnn, flex: torch's) go through diffusers' dispatcher, which of our families only FLUX is written for: elsewhere diffusers would take
-    the choice and not use it.
+    it, and all but Lumina2's, Qwen-Image's, Z-Image's and Sana's have ``xformers``. The others (flash, flash_3: the packages; flash_hub,
+    flash_3_hub: kernels from the hub; cudnn, flex: torch's) go through diffusers' dispatcher. Of our families it is open for FLUX alone:
+    Qwen-Image and Z-Image mask their prompts, and with the others diffusers would take the choice and not use it.
     ``auto`` takes xformers for a UNet on a GPU where it is installed and works with this torch, else sdpa.
 
     A choice is tried out, forward and backward, on small tensors of the denoiser's device and dtype before it is taken. Errors: ValueError
@@ -63,7 +64,7 @@ def set_attention(denoiser: nn.Module, kind: str = "auto") -> str:
         elif kind == "sdpa":
             _use_sdpa(denoiser)
         else:
-            raise RuntimeError(f"a {type(denoiser).__name__} does not go through diffusers' attention dispatcher")
+            raise RuntimeError(f"a {type(denoiser).__name__} {_why_not(denoiser)}")
     except Exception as error:
         advice = f", or {WHAT_TO_DO[kind]}" if kind in WHAT_TO_DO and (dispatched or kind == "xformers") else ""
         raise ValueError(f"attention '{kind}' cannot be used: {first_line(error)}; use 'sdpa'{advice}") from error
@@ -75,6 +76,12 @@ def _is_dispatched(denoiser: nn.Module) -> bool:
     from diffusers.models.attention import AttentionModuleMixin
 
     return any(isinstance(module, AttentionModuleMixin) for module in denoiser.modules())
+
+
+def _why_not(denoiser: nn.Module) -> str:
+    if type(denoiser).__name__ in MASKED:
+        return "masks what prompts of different lengths leave empty, and kernels are not tried with a mask here"
+    return "does not go through diffusers' attention dispatcher"
 
 
 def _dispatch(denoiser: nn.Module, kind: str, weight: torch.Tensor) -> None:

@@ -20,6 +20,8 @@ from diffalign.models.text import check_tokenizer, own_length, tokenize
 
 log = logging.getLogger(__name__)
 
+LONGEST_SEQUENCE = 512  # what the stock pipelines of SD3, FLUX and Lumina 2 allow as max_sequence_length
+
 
 class DiffusionModel:
     """A conditional image diffusion model, taken apart.
@@ -30,6 +32,8 @@ class DiffusionModel:
         network: what ``predict`` calls. It is ``denoiser`` until a trainer sets it to what accelerate or torch.compile made of it.
         path: noising path (``diffalign.denoising``).
         vae, text_encoders, tokenizers: by diffusers' component names; ``vae`` is None and ``text_encoders`` empty once released.
+        max_sequence_length: tokens of a prompt for the tokenizer in ``prompt_tokens``, the stock call's argument of that name; None for
+            families whose call has none.
         conditioning_keys: the names of the tensors that ``predict`` reads.
         truncated_prompts: how many prompts ``encode_prompts`` had to cut so far.
     """
@@ -38,11 +42,13 @@ class DiffusionModel:
     denoiser_name: ClassVar[str] = "transformer"  # diffusers' component name
     text_names: ClassVar[dict[str, str]]  # tokenizer's component name -> text encoder's
     may_lack: ClassVar[tuple[str, ...]] = ()  # text encoders that the stock pipeline can do without
-    prompt_tokens: ClassVar[dict[str, int]] = {}  # tokenizer's name -> the length the stock pipeline gives it, where it is not its own
+    prompt_tokens: ClassVar[dict[str, int]] = {}  # the tokenizer that the stock call's max_sequence_length is about -> its default there
     conditioning_keys: tuple[str, ...]
     options: ClassVar[dict[str, Any]] = {}  # the stock pipeline's arguments, both when it is loaded and when it is put together
     single_file: ClassVar[str | None] = None  # what a checkpoint in the original layout gives: "pipeline", "denoiser" or nothing
     timestep_sampler: ClassVar[str] = "uniform"  # the ``denoising.timesteps`` that suits the family, for a trainer's default
+    guidance_argument: ClassVar[str] = "guidance_scale"  # what the stock call names the scale of classifier-free guidance
+    latent_facts: ClassVar[tuple[str, ...]] = ("scaling_factor", "shift_factor")  # what ``moments`` reads of the VAE's config
 
     def __init__(self, pipeline: Any, source: Any):
         self.name, self.source = source.name, source
@@ -57,6 +63,7 @@ class DiffusionModel:
         self.scheduler = pipeline.scheduler
         self.settings = self.read_settings(pipeline)
         self.path = self.build_path(dict(self.scheduler.config))
+        self.max_sequence_length = self.sequence_length(source.max_sequence_length)
         self.truncated_prompts = 0
         self._empty: dict[str, Tensor] | None = None
         self._provenance: dict[str, Any] | None = None
@@ -78,9 +85,16 @@ class DiffusionModel:
         """The stock class of the denoiser, for families whose single files hold it alone (``single_file = "denoiser"``)."""
         raise NotImplementedError
 
+    @staticmethod
+    def vae_class():
+        """The stock class of the autoencoder."""
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
+
     def check(self) -> None:
         """Refuse weights this family cannot train; ValueError with the reason. Here: a network whose input is more than the latents."""
-        channels, latents = self.denoiser.config.in_channels, self.vae_config["latent_channels"]
+        channels, latents = self.denoiser.config.in_channels, self.latent_channels
         if channels != latents:
             raise ValueError(
                 f"the {self.denoiser_name} of '{self.name}' takes {channels} channels and latents have {latents}: "
@@ -103,9 +117,20 @@ class DiffusionModel:
         """Conditioning on image geometry from three (N, 2) tensors in pixels: (height, width), (top, left), (height, width)."""
         return {}
 
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (N, C, h, w) float32, of the scaled latents of images (N, 3, H, W), which are in the VAE's dtype."""
+        posterior = self.vae.encode(images).latent_dist
+        scale, shift = self.vae_config["scaling_factor"], self.vae_config.get("shift_factor") or 0.0
+        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+
     def text_facts(self) -> dict[str, Any]:
         """What cached text states depend on besides the tokenizers' and text encoders' contents."""
         return {}
+
+    @property
+    def module(self) -> nn.Module:
+        """The denoiser by the name that models of every modality have for what is trained (``reference.Model``)."""
+        return self.denoiser
 
     @property
     def patch_size(self) -> int:
@@ -114,7 +139,8 @@ class DiffusionModel:
 
     def sampling_arguments(self, prompt: str, height: int, width: int) -> dict[str, Any]:
         """Arguments that make the stock pipeline draw one height x width image of this prompt, as it was encoded for training."""
-        return {"prompt": prompt, "height": height, "width": width}
+        length = {} if self.max_sequence_length is None else {"max_sequence_length": self.max_sequence_length}
+        return {"prompt": prompt, "height": height, "width": width, **length}
 
     def call(self, network: Callable[..., Any], x_t: Tensor, time: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         """One forward of the network as the stock pipeline does it."""
@@ -130,6 +156,10 @@ class DiffusionModel:
     def dtype(self) -> torch.dtype:
         """The dtype of the network's first layer: what its input is cast to (adapters may be float32 in a bfloat16 network)."""
         return next(self.denoiser.parameters()).dtype
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae_config["latent_channels"]
 
     @property
     def spatial_factor(self) -> int:
@@ -151,7 +181,7 @@ class DiffusionModel:
         factor, multiple = self.spatial_factor, self.image_multiple
         if height % multiple or width % multiple:
             raise ValueError(f"an image of {height} x {width} has no latents in '{self.name}': both sides must be multiples of {multiple}")
-        return self.vae_config["latent_channels"], height // factor, width // factor
+        return self.latent_channels, height // factor, width // factor
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,9 +197,7 @@ class DiffusionModel:
         self.latent_shape(*images.shape[2:])
         weight = next(self.vae.parameters())
         with torch.autocast(weight.device.type, enabled=False):
-            posterior = self.vae.encode(images.to(weight.device, weight.dtype)).latent_dist
-        scale, shift = self.vae_config["scaling_factor"], self.vae_config.get("shift_factor") or 0.0
-        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+            return self.moments(images.to(weight.device, weight.dtype))
 
     def empty_prompt(self) -> dict[str, Tensor]:
         """The unconditional state of stock inference, (1, ...) each: the encoding of "" unless the family says otherwise."""
@@ -177,12 +205,26 @@ class DiffusionModel:
             self._empty = self.encode_prompts([""])
         return self._empty
 
-    def tokens(self, prompts: list[str]) -> tuple[list[Tensor], list[Tensor]]:
-        """Token ids and attention masks (N, L), one each per tokenizer; prompts that are too long are cut, counted, and warned of once."""
+    def sequence_length(self, asked: int | None) -> int | None:
+        """``max_sequence_length``: what was asked for, or the stock call's default. ValueError outside of what the call takes: 1 to 512,
+        and 0 where the text encoder is missing and zeros stand in for its states (SD3 without T5)."""
+        if asked is None or not self.prompt_tokens:
+            return next(iter(self.prompt_tokens.values()), None)
+        least = 1 if set(self.prompt_tokens) & set(self.tokenizers) else 0
+        if not least <= asked <= LONGEST_SEQUENCE:
+            raise ValueError(f"max_sequence_length is {asked}; for '{self.name}' it must be {least} to {LONGEST_SEQUENCE} tokens")
+        return asked
+
+    def tokens(self, prompts: list[str], extra: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+        """Token ids and attention masks (N, L), one each per tokenizer; prompts that are too long are cut, counted, and warned of once.
+
+        ``extra``: how many tokens of the family's own text stand around a prompt and do not count in ``max_sequence_length``.
+        """
         if not self.text_encoders:
             raise ValueError(f"the text encoders of '{self.name}' were released: encode prompts before release_encoders(), or load again")
         names, tokenizers, encoders = list(self.tokenizers), list(self.tokenizers.values()), list(self.text_encoders.values())
-        lengths = [self.prompt_tokens.get(name) or own_length(*pair) for name, *pair in zip(names, tokenizers, encoders, strict=True)]
+        long, parts = self.prompt_tokens, zip(names, tokenizers, encoders, strict=True)
+        lengths = [self.max_sequence_length + extra if name in long else own_length(*pair) for name, *pair in parts]
         ids, masks, cut = tokenize(prompts, tokenizers, encoders, lengths)
         many = len(set().union(*cut))
         if many and not self.truncated_prompts:
@@ -238,11 +280,13 @@ class DiffusionModel:
         """What cached latents and text states depend on: content hashes and dtypes, so that a moved or renamed model keeps its caches."""
         if self._provenance is None:
             facts = {"family": self.family, "vae": fingerprint(self.vae), "vae_dtype": dtype_name(self.vae)}
-            facts |= {key: self.vae_config.get(key) for key in ("scaling_factor", "shift_factor")}
+            facts |= {key: self.vae_config.get(key) for key in self.latent_facts}
             for name, encoder in self.text_encoders.items():
                 facts |= {name: fingerprint(encoder), f"{name}_dtype": dtype_name(encoder)}
             for name, tokenizer in self.tokenizers.items():
                 entries = sorted(tokenizer.get_vocab().items())
                 facts[name] = hashlib.sha256(repr((entries, tokenizer.model_max_length, tokenizer.pad_token)).encode()).hexdigest()[:16]
+            if self.max_sequence_length is not None:
+                facts["max_sequence_length"] = self.max_sequence_length
             self._provenance = facts | self.text_facts()
         return dict(self._provenance)

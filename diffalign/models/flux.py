@@ -9,7 +9,7 @@ from torch import Tensor
 from diffalign.denoising import Path, flow_path
 from diffalign.models.base import DiffusionModel
 
-T5_TOKENS = 512  # FluxPipeline's max_sequence_length
+T5_TOKENS = 512  # FluxPipeline's max_sequence_length, unless load_model is told another
 PACK = 2  # 2 x 2 latents make one token
 GUIDANCE = 3.5  # FluxPipeline's guidance_scale
 
@@ -25,8 +25,8 @@ class Flux(DiffusionModel):
 
     Conditioning:
 
-    prompt_embeds         (N, 512, D)  T5's final states
-    pooled_prompt_embeds  (N, P)       CLIP's pooled state
+    prompt_embeds         (N, M, D)  T5's final states, M = ``max_sequence_length``, 512 unless ``load_model`` is told another
+    pooled_prompt_embeds  (N, P)     CLIP's pooled state
     """
 
     family = "flux"

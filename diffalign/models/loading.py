@@ -4,10 +4,11 @@ load_model("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16", dtype=tor
 load_model("/models/my-sdxl")                                                    a folder with model_index.json
 load_model("/models/my-sdxl.safetensors", config="/models/sdxl-configs")         the original checkpoint layout; no hub needed
 load_model("/models/flux1-dev.safetensors", config="/models/flux-dev")           the file gives the transformer, config= all else
-load_model("builtin:shapes")                                                     the model shipped with the package
+load_model("builtin:shapes")                                                     a model shipped with the package (``places.BUILTIN``)
 """
 
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from diffalign.models.base import DiffusionModel
-from diffalign.models.places import family_of_file, family_of_index, first_line, locate, offline_advice, read_index
+from diffalign.models.places import embedded, family_of_file, family_of_index, first_line, locate, offline_advice, read_index
 
 FAMILIES = {
     "sd": "diffalign.models.sd:StableDiffusion",
@@ -25,6 +26,9 @@ FAMILIES = {
     "pixart_sigma": "diffalign.models.pixart:PixArtSigma",
     "pixart_alpha": "diffalign.models.pixart:PixArtAlpha",
     "lumina2": "diffalign.models.lumina2:Lumina2",
+    "qwen_image": "diffalign.models.qwen_image:QwenImage",
+    "z_image": "diffalign.models.z_image:ZImage",
+    "sana": "diffalign.models.sana:Sana",
     "dit": "diffalign.models.dit:DiT",
     "dit_moe": "diffalign.models.dit_moe:DiTMoE",
 }
@@ -45,6 +49,7 @@ class Source:
     variant: str | None
     revision: str | None
     guidance: float | None = None  # what a guidance-distilled network is told
+    max_sequence_length: int | None = None  # the stock call's argument; the family's default unless given
 
     def load(self, **parts: Any):
         """The stock pipeline; ``parts`` are used in place of what would be read (None leaves a part out)."""
@@ -57,10 +62,19 @@ class Source:
                 return stock.from_single_file(self.place, config=self.config, **parts)
             if self.is_file and family.denoiser_name not in parts:
                 parts[family.denoiser_name] = self.load_denoiser()
-            parts = self.missing_texts() | parts
+            parts = self.missing_texts() | self.shared_parts(without=parts) | parts
             return stock.from_pretrained(self.folder, variant=self.variant, revision=self.revision, use_safetensors=True, **parts)
         except OSError as error:
             raise ValueError(f"'{self.name}' could not be loaded: {first_line(error)}. {offline_advice(self.is_file)}") from error
+
+    def shared_parts(self, without: Collection[str]) -> dict[str, Any]:
+        """What an embedded model has in common with another, but for the components named."""
+        world = embedded(self.name)
+        if world is None or world.parts is None:
+            return {}
+        module, function = world.parts.split(":")
+        parts = {name: part for name, part in vars(importlib.import_module(module))[function]().items() if name not in without}
+        return {name: part.to(self.dtype) if isinstance(part, torch.nn.Module) else part for name, part in parts.items()}
 
     @property
     def folder(self) -> str:
@@ -84,19 +98,17 @@ class Source:
 
     def load_vae(self):
         """The VAE, read in float32, and cast to ``dtype`` unless its ``force_upcast`` asks for float32 (SDXL's overflows in float16)."""
-        from diffusers import AutoencoderKL
-
-        exact = _dtype_argument(torch.float32)
+        kind, exact = family_class(self.family).vae_class(), _dtype_argument(torch.float32)
         own = dict(subfolder="vae", variant=self.variant, revision=self.revision, use_safetensors=True)
         if self.vae is None and self.is_file and family_class(self.family).single_file == "pipeline":
-            vae = AutoencoderKL.from_single_file(self.place, config=self.config, subfolder="vae", **exact)
+            vae = kind.from_single_file(self.place, config=self.config, subfolder="vae", **exact)
         elif self.vae is None:
-            vae = AutoencoderKL.from_pretrained(self.folder, **own, **exact)
+            vae = kind.from_pretrained(self.folder, **own, **exact)
         elif self.vae.endswith(".safetensors"):
-            vae = AutoencoderKL.from_single_file(self.vae, config=self.folder, subfolder="vae", **exact)
+            vae = kind.from_single_file(self.vae, config=self.folder, subfolder="vae", **exact)
         else:
-            vae = AutoencoderKL.from_pretrained(self.vae, **exact)
-        return vae if vae.config.force_upcast or self.dtype == torch.float32 else vae.to(self.dtype)
+            vae = kind.from_pretrained(self.vae, **exact)
+        return vae if vae.config.get("force_upcast", False) or self.dtype == torch.float32 else vae.to(self.dtype)
 
 
 def load_model(
@@ -110,6 +122,7 @@ def load_model(
     variant: str | None = None,
     revision: str | None = None,
     guidance: float | None = None,
+    max_sequence_length: int | None = None,
 ) -> DiffusionModel:
     """Load a model and take it apart for training.
 
@@ -124,6 +137,8 @@ def load_model(
         dtype: of denoiser, text encoders and VAE; the VAE stays in float32 where its ``force_upcast`` says it must.
         variant, revision: of the weights, as in diffusers ("fp16"; a branch, tag or commit).
         guidance: the scale that a guidance-distilled network (FLUX.1-dev) is told, the same for policy and reference.
+        max_sequence_length: tokens of a prompt for the text encoder that the stock call's argument of this name is about (T5; Gemma), where
+            not the stock default. Whoever samples passes the same to the stock call (``sampling_arguments`` has it).
     Errors: ValueError that names what was given, what is allowed and what to do, for every way this can fail.
     """
     if dtype not in DTYPES:
@@ -132,6 +147,11 @@ def load_model(
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     name = str(name_or_path)
     place, is_file = locate(name)
+    world = embedded(name)
+    if world and vae is None and world.vae:
+        vae = str(world.assets / world.vae)
+    if world and max_sequence_length is None:
+        max_sequence_length = world.max_sequence_length
     vae = None if vae is None else str(Path(vae).expanduser()) if Path(vae).expanduser().exists() else vae
     if is_file:
         config = None if config is None else str(Path(config).expanduser())
@@ -162,7 +182,12 @@ def load_model(
         raise ValueError(f"family='{family}' was asked for, but '{name}' is of family '{found}': leave family out, or load another model")
     if guidance is not None and found != "flux":
         raise ValueError(f"guidance={guidance} is read by family 'flux' only, and '{name}' is of family '{found}': leave it out")
-    source = Source(name, place, is_file, found, config, vae, dtype, variant, revision, guidance)
+    if max_sequence_length is not None and not family_class(found).prompt_tokens:
+        who = ", ".join(other for other in FAMILIES if family_class(other).prompt_tokens)
+        raise ValueError(
+            f"max_sequence_length={max_sequence_length} is read by families {who} only, and '{name}' is of family '{found}': leave it out"
+        )
+    source = Source(name, place, is_file, found, config, vae, dtype, variant, revision, guidance, max_sequence_length)
     return family_class(found)(source.load().to(device), source)
 
 

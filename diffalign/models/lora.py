@@ -122,6 +122,19 @@ def load(denoiser: nn.Module, folder: str | Path, name: str = "default", trainab
     set_peft_model_state_dict(denoiser, state, adapter_name=name)  # once more, now that a half-precision base cannot round them
 
 
+def load_beside(denoiser: nn.Module, folder: str | Path, name: str) -> None:
+    """Load an adapter as ``name``, frozen and in float32, and leave the adapters in use as they are. Errors as of ``load``."""
+    layers = adapter_layers(denoiser)
+    used = list(layers[0].active_adapters) if layers else []
+    with _gradient_flags_kept(denoiser), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is what is wanted
+        load(denoiser, folder, name)
+        for layer in adapter_layers(denoiser):  # those that the new adapter alone has, too
+            layer.set_adapter(used)
+    for _, parameter in adapter_parameters(denoiser, name):
+        parameter.requires_grad_(False)
+
+
 @contextmanager
 def disabled(denoiser: nn.Module) -> Iterator[None]:
     """Within this context the denoiser is the base model; the adapters' state and gradient flags come back exactly."""

@@ -13,6 +13,9 @@ FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")  # the text stream has projections of its own
 JOINT_FEED_FORWARD = (*FEED_FORWARD, "ff_context.net.0.proj", "ff_context.net.2")
 EXPERTS = ("gate_proj", "up_proj", "down_proj")
+TWO_STREAMS = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+GATED_LAYERS = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+POINTWISE = ("ff.conv_inverted", "ff.conv_point")  # Sana: convolutions of one pixel, which are linear layers; not the depthwise one between
 GATED_FEED_FORWARD = ("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3")
 SINGLE_STREAM = ("proj_mlp", "single_transformer_blocks.*.proj_out")  # FLUX: attention's output and the MLP's are one projection
 
@@ -36,9 +39,13 @@ STOCK = {
     "SD3Transformer2DModel": Stock("StableDiffusion3Pipeline", attention=JOINT_ATTENTION, feed_forward=JOINT_FEED_FORWARD),
     "FluxTransformer2DModel": Stock("FluxPipeline", attention=JOINT_ATTENTION, feed_forward=(*JOINT_FEED_FORWARD, *SINGLE_STREAM)),
     "Lumina2Transformer2DModel": Stock("Lumina2Pipeline", feed_forward=GATED_FEED_FORWARD),
+    "QwenImageTransformer2DModel": Stock("QwenImagePipeline", attention=JOINT_ATTENTION, feed_forward=TWO_STREAMS),
+    "ZImageTransformer2DModel": Stock("ZImagePipeline", feed_forward=GATED_LAYERS),
+    "SanaTransformer2DModel": Stock("SanaPipeline", feed_forward=POINTWISE),
     "PixArtTransformer2DModel": Stock(None),
     "DiTTransformer2DModel": Stock(None),
     "DiTMoETransformer2DModel": Stock(None, feed_forward=EXPERTS),
+    "TokenLogps": Stock(None),  # a language model (llm/models.py), whose layers are named by llm/adapters.py
 }
 
 

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 PIPELINES = {  # model_index.json's _class_name -> family
@@ -12,6 +13,9 @@ PIPELINES = {  # model_index.json's _class_name -> family
     "PixArtSigmaPipeline": "pixart_sigma",
     "PixArtAlphaPipeline": "pixart_alpha",
     "Lumina2Pipeline": "lumina2",
+    "QwenImagePipeline": "qwen_image",
+    "ZImagePipeline": "z_image",
+    "SanaPipeline": "sana",
     "DiTPipeline": "dit",
 }
 NETWORKS = {"DiTMoETransformer2DModel": "dit_moe"}  # the transformer's class -> family, where the pipeline is another family's too
@@ -21,18 +25,54 @@ FILE_MARKS = {  # family -> how the keys of its network's original layout start
     "pixart_sigma": {"t_block", "y_embedder", "blocks"},
     "dit": {"t_embedder", "y_embedder", "blocks"},
 }
-BUILTIN = {"shapes": "diffalign.worlds.shapes"}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model that comes with a world of ours.
+
+    package: the world's; the model is the folder ``assets/FOLDER`` of it. recipe: what trains it, a module of the world's.
+    vae, parts: where in ``assets`` the VAE is, and ``module:function`` that gives further components, for a model that shares them with
+        another so that no bytes ship twice. Its folder is no whole pipeline; ``load_model(...).pipeline()`` is, and saves one.
+    max_sequence_length: what it was trained with, unless ``load_model`` is told another.
+    """
+
+    package: str
+    folder: str = "model"
+    recipe: str = "recipe"
+    vae: str | None = None
+    parts: str | None = None
+    max_sequence_length: int | None = None
+
+    @property
+    def assets(self) -> Path:
+        return Path(str(importlib.resources.files(self.package))) / "assets"
+
+
+BUILTIN = {
+    "shapes": Embedded("diffalign.worlds.shapes"),
+    "shapes-flow": Embedded(
+        "diffalign.worlds.shapes", folder="flow", recipe="recipe_flow", vae="model/vae", parts="diffalign.worlds.shapes.flow:text_parts",
+        max_sequence_length=0,
+    ),
+}  # fmt: skip
+
+
+def embedded(name: str) -> Embedded | None:
+    """The embedded model of a name "builtin:...", None for other names; ValueError where there is none of that name."""
+    if not name.startswith("builtin:"):
+        return None
+    if (world := name.removeprefix("builtin:")) not in BUILTIN:
+        raise ValueError(f"there is no embedded model '{name}'; there is: {', '.join('builtin:' + world for world in BUILTIN)}")
+    return BUILTIN[world]
 
 
 def locate(name: str) -> tuple[str, bool]:
     """(folder, file or hub id, whether it is a file) for a name; ValueError where nothing is there."""
-    if name.startswith("builtin:"):
-        world = name.removeprefix("builtin:")
-        if world not in BUILTIN:
-            raise ValueError(f"there is no embedded model '{name}'; there is: {', '.join('builtin:' + world for world in BUILTIN)}")
-        folder = importlib.resources.files(BUILTIN[world]) / "assets" / "model"
+    if world := embedded(name):
+        folder, recipe = world.assets / world.folder, f"{world.package}.{world.recipe}"
         if not folder.is_dir():
-            raise ValueError(f"'{name}' is not in this installation ({folder} is missing): train it with python -m {BUILTIN[world]}.recipe")
+            raise ValueError(f"'{name}' is not in this installation ({folder} is missing): train it with python -m {recipe}")
         return str(folder), False
     path = Path(name).expanduser()
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from diffalign.denoising import Path, flow_path
 from diffalign.models.base import DiffusionModel
 
-T5_TOKENS = 256  # StableDiffusion3Pipeline's max_sequence_length
+T5_TOKENS = 256  # StableDiffusion3Pipeline's max_sequence_length, unless load_model is told another
 
 
 class StableDiffusion3(DiffusionModel):
@@ -25,9 +25,10 @@ class StableDiffusion3(DiffusionModel):
 
     Conditioning:
 
-    prompt_embeds         (N, L + 256, D)  penultimate states of both CLIP encoders side by side, padded with zeros to T5's width D, then
-                          T5's final states; zeros of T5's shape where the model has no ``text_encoder_3``, as the stock pipeline does
-    pooled_prompt_embeds  (N, P1 + P2)     both CLIP encoders' projections
+    prompt_embeds         (N, L + M, D)  penultimate states of both CLIP encoders side by side, padded with zeros to T5's width D, then T5's
+                          final states; zeros of T5's shape where the model has no ``text_encoder_3``, as the stock pipeline does. M is
+                          ``max_sequence_length``, 256 unless ``load_model`` is told another; 0 leaves those zeros out
+    pooled_prompt_embeds  (N, P1 + P2)   both CLIP encoders' projections
     """
 
     family = "sd3"
@@ -70,7 +71,8 @@ class StableDiffusion3(DiffusionModel):
         with torch.autocast(ids[0].device.type, enabled=False):
             one, two = first(ids[0], output_hidden_states=True), second(ids[1], output_hidden_states=True)
             clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
-            long = t5[0](ids[2])[0] if t5 else clip.new_zeros(len(clip), T5_TOKENS, self.denoiser.config.joint_attention_dim)
+            width = self.denoiser.config.joint_attention_dim
+            long = t5[0](ids[2])[0] if t5 else clip.new_zeros(len(clip), self.max_sequence_length, width)
         states = torch.cat([pad(clip, (0, long.shape[-1] - clip.shape[-1])), long], dim=-2)
         return {"prompt_embeds": states, "pooled_prompt_embeds": torch.cat([one.text_embeds, two.text_embeds], dim=-1)}
 

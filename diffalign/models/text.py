@@ -14,7 +14,7 @@ def check_tokenizer(tokenizer, encoder, name: str) -> None:
 
     Errors: ValueError that names the tokenizer, its size and what its text encoder expects.
     """
-    size, expected = len(tokenizer), encoder.config.vocab_size
+    size, expected = len(tokenizer), encoder.config.get_text_config().vocab_size
     if size < SMALLEST_VOCABULARY or size > expected:
         raise ValueError(
             f"{name} has a vocabulary of {size} entries, its text encoder was built for {expected}: its files (vocab.json and merges.txt, "
@@ -43,3 +43,12 @@ def tokenize(
         ids.append(batch.input_ids.to(device))
         masks.append(batch.attention_mask.to(device))
     return ids, masks, cut
+
+
+def in_rows(states: list[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (l_i, D) of N prompts of their own lengths, as (N, length, D) with zeros behind them, and their mask (N, length) int64."""
+    rows = states[0].new_zeros(len(states), length, states[0].shape[-1])
+    mask = torch.zeros(len(states), length, dtype=torch.int64, device=rows.device)
+    for i, row in enumerate(states):
+        rows[i, : len(row)], mask[i, : len(row)] = row, 1
+    return rows, mask

@@ -27,3 +27,11 @@ def jolt(denoiser: torch.nn.Module, seed: int = 1, size: float = 0.1) -> None:
         for parameter in denoiser.parameters():
             if parameter.requires_grad:
                 parameter += size * torch.randn(parameter.shape, generator=generator)
+
+
+def unused(kind: str, name: str) -> bool:
+    """What the network computes and throws away: SD3's last block drops the text stream's queries, Qwen-Image's all that this stream
+    becomes; a key's bias cancels in the softmax."""
+    last = {"sd3": ("add_q_proj", "norm_added_q"), "qwen": ("add_q_proj", "norm_added_q", "to_add_out", "txt_mlp")}
+    dropped = next((parts for family, parts in last.items() if kind.startswith(family)), ())
+    return ("transformer_blocks.1." in name and any(part in name for part in dropped)) or name.endswith(("to_k.bias", "add_k_proj.bias"))

@@ -26,12 +26,13 @@ def test_xformers_that_cannot_run_is_one_clear_line(folders):
         set_attention(denoiser, "fast")
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3.5", "pixart_sigma", "lumina2", "dit", "dit_moe"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3.5", "pixart_sigma", "lumina2", "dit", "dit_moe", "qwen_image", "z_image", "sana"])
 def test_kernels_that_diffusers_would_ignore_are_refused(kind, folders):
+    reason = "masks what prompts" if kind in ("qwen_image", "z_image") else "does not go through"
     model = load_model(folders(kind))
     before = model.predict(*inputs(model))
     for name in ("flash", "cudnn", "flash_3_hub"):
-        with pytest.raises(ValueError, match=f"^attention '{name}' cannot be used: a .* does not go through .*; use 'sdpa'$"):
+        with pytest.raises(ValueError, match=f"^attention '{name}' cannot be used: a .* {reason} .*; use 'sdpa'$"):
             set_attention(model.denoiser, name)
     assert set_attention(model.denoiser) == set_attention(model.denoiser, "sdpa") == "sdpa"
     assert torch.equal(model.predict(*inputs(model)), before)

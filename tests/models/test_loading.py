@@ -142,7 +142,7 @@ def test_builtin_resolves_to_the_worlds_folder(folders, tmp_path, monkeypatch):
     (package / "assets").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(places.BUILTIN, "tiny", "tinyworld")
+    monkeypatch.setitem(places.BUILTIN, "tiny", places.Embedded("tinyworld"))
     with pytest.raises(ValueError, match="'builtin:tiny' is not in this installation"):
         load_model("builtin:tiny")
     shutil.copytree(folders("sdxl"), package / "assets" / "model")

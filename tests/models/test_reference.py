@@ -138,11 +138,53 @@ def test_second_adapter_leaves_the_random_state(folders, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("setup", [fresh_lora, continued_lora])
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_a_past_adapter_stands_beside_the_policy(kind, setup, folders, tmp_path):
+    """Of other layers and another rank than the policy's; exact, frozen, and back after a resume."""
+    past = load_model(folders(kind))
+    lora.add(past.denoiser, rank=3, alpha=6, targets="attention+ff", seed=5)
+    jolt(past.denoiser, seed=5)
+    lora.save(past, tmp_path / "past")
+    model = load_model(folders(kind))
+    setup(model, tmp_path)
+    model.denoiser.train()
+    before, batch = state_of(model.denoiser), inputs(model)
+    policy = model.predict(*batch)
+    reference = make_reference("past", model, continued_adapter=setup is continued_lora, past=str(tmp_path / "past"))
+    assert reference.kind == "past" and not reference.equals_policy_at_start and str(tmp_path / "past") in reference.describe()
+    expected = past.denoiser.eval() and past.predict(*batch)
+    assert (reference.predict(*batch) - expected).abs().max() < 1e-6 and (expected - policy).abs().max() > 1e-3
+    after = state_of(model.denoiser)
+    assert all(torch.equal(after[0][name], value) for name, value in before[0].items() if "lora" in name)
+    assert {name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad} == {
+        name for name, flag in zip(before[0], before[1], strict=True) if flag
+    }
+    assert torch.equal(model.predict(*batch), policy) and all(names == ["default"] for _, names in after[3])
+    jolt(model.denoiser)
+    assert (reference.predict(*batch) - expected).abs().max() < 1e-6
+    state = reference.state_dict()
+    for parameter in state.values():
+        parameter += 1
+    reference.load_state_dict(state)
+    assert (reference.predict(*batch) - expected).abs().max() > 1e-3
+    lora.save(model, tmp_path / "policy")
+    again = load_model(folders(kind))
+    lora.load(again.denoiser, tmp_path / "policy")
+    assert (again.denoiser.eval() and again.predict(*batch) - model.predict(*batch)).abs().max() < 1e-6
+
+
 def test_none_and_errors(folders, tmp_path):
     model = load_model(folders("sd15"))
     assert make_reference("none", model) is None
-    with pytest.raises(ValueError, match="must be one of none, base, start, ema, got 'past'"):
+    with pytest.raises(ValueError, match="must be one of none, base, start, past, ema, got 'now'"):
+        make_reference("now", model)
+    with pytest.raises(ValueError, match="the reference is 'past' and past=None"):
         make_reference("past", model)
+    with pytest.raises(ValueError, match="the reference is 'start' and past='there'"):
+        make_reference("start", model, past="there")
+    with pytest.raises(ValueError, match="'past' is an adapter beside the trained one and there is none"):
+        make_reference("past", model, past="there")
     with pytest.raises(ValueError, match="'base' switches the adapter off and there is none .*use 'start'"):
         make_reference("base", model)
     with pytest.raises(ValueError, match="read by the reference 'ema' only"):

@@ -108,16 +108,23 @@ def test_an_empty_t5_tokenizer_is_refused(kind, name, folders, tmp_path):
 def test_networks_with_further_inputs_are_refused(folders, tmp_path):
     import diffusers
 
-    cases = {
-        "sd3": (diffusers.SD3Transformer2DModel, 9, "takes 9 channels and latents have 4"),
-        "flux": (diffusers.FluxTransformer2DModel, 32, "takes 32 channels and packed latents have 16: Fill and Control"),
-        "pixart_sigma": (diffusers.PixArtTransformer2DModel, 9, "takes 9 channels and latents have 4"),
-        "dit": (diffusers.DiTTransformer2DModel, 5, "takes 5 channels and latents have 4"),
-    }
-    for kind, (network, channels, message) in cases.items():
-        folder = shutil.copytree(folders(kind), tmp_path / kind)
+    qwen, nine = diffusers.QwenImageTransformer2DModel, {"in_channels": 9}
+    cases = [
+        ("sd3", diffusers.SD3Transformer2DModel, nine, "takes 9 channels and latents have 4"),
+        ("flux", diffusers.FluxTransformer2DModel, {"in_channels": 32}, "takes 32 channels and packed latents have 16: Fill and Control"),
+        ("pixart_sigma", diffusers.PixArtTransformer2DModel, nine, "takes 9 channels and latents have 4"),
+        ("dit", diffusers.DiTTransformer2DModel, {"in_channels": 5}, "takes 5 channels and latents have 4"),
+        ("qwen_image", qwen, {"in_channels": 32}, "takes 32 channels and packed latents have 16: load a text-to-image model"),
+        ("qwen_image", qwen, {"guidance_embeds": True}, "has guidance_embeds, an input that is not supported"),
+        ("qwen_image", qwen, {"use_additional_t_cond": True}, "has use_additional_t_cond, an input that is not supported"),
+        ("z_image", diffusers.ZImageTransformer2DModel, nine, "takes 9 channels and latents have 4"),
+        ("sana", diffusers.SanaTransformer2DModel, nine, "takes 9 channels and latents have 4"),
+        ("sana", diffusers.SanaTransformer2DModel, {"guidance_embeds": True}, "is told a guidance scale, as Sana-Sprint's is"),
+    ]
+    for i, (kind, network, changes, message) in enumerate(cases):
+        folder = shutil.copytree(folders(kind), tmp_path / f"{i}")
         config = network.load_config(folder / "transformer")
-        network.from_config(config | {"in_channels": channels}).save_pretrained(folder / "transformer")
+        network.from_config(config | changes).save_pretrained(folder / "transformer")
         with pytest.raises(ValueError, match=message):
             load_model(str(folder))
 

@@ -1,11 +1,20 @@
 """The tiny pipelines with a transformer: real classes, random weights, one or two blocks. ``tests.tiny.build`` calls them by kind."""
 
+import json
 import string
 from pathlib import Path
 
 from tests import tiny
 
 WIDTH = 48  # of T5's states
+QWEN_WORDS = [
+    "the", "image", "by", "detailing", "color", "shape", "size", "texture", "quantity", "text", "spatial", "relationships", "of", "objects",
+    "and", "background",
+]  # fmt: skip
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 LABELS = {0: "tench, Tinca tinca", 1: "goldfish", 2: "great white shark, white shark"}
 
 
@@ -61,21 +70,82 @@ def build_pixart(kind: str, folder: Path):
 
 def build_lumina2(kind: str, folder: Path):
     from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
-    from transformers import Gemma2Config, Gemma2Model
 
     tokenizer = build_gemma_tokenizer(folder / "tokenizer")
     transformer = Lumina2Transformer2DModel(
         sample_size=8, in_channels=4, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1,
         multiple_of=8, axes_dim_rope=(4, 4, 4), axes_lens=(300, 32, 32), cap_feat_dim=WIDTH,
     )  # fmt: skip
-    gemma = Gemma2Config(
+    return Lumina2Pipeline(
+        transformer=transformer, scheduler=build_flow_scheduler(), vae=build_flow_vae(), tokenizer=tokenizer,
+        text_encoder=build_gemma(tokenizer),
+    )  # fmt: skip
+
+
+def build_qwen_image(kind: str, folder: Path):
+    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = build_qwen_tokenizer(folder / "tokenizer")
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False], latents_mean=[-0.2, 0.1, 0.3, 0.0],
+        latents_std=[0.5, 0.8, 1.2, 0.7],
+    )  # fmt: skip
+    vae.decoder.conv_out.weight.data *= 4  # else it draws in greys, and no adapter shows
+    text = dict(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    )  # fmt: skip
+    eyes = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=WIDTH, fullatt_block_indexes=[0])
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=eyes)
+    return QwenImagePipeline(
+        transformer=transformer, scheduler=build_flow_scheduler(use_dynamic_shifting=True), vae=vae.eval(), tokenizer=tokenizer,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+    )  # fmt: skip
+
+
+def build_z_image(kind: str, folder: Path):
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    tokenizer = build_qwen_tokenizer(folder / "tokenizer")
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=WIDTH, axes_dims=[4, 6, 6],
+        axes_lens=[600, 32, 32],
+    )  # fmt: skip
+    qwen = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16,
     )  # fmt: skip
-    return Lumina2Pipeline(
+    return ZImagePipeline(
         transformer=transformer, scheduler=build_flow_scheduler(), vae=build_flow_vae(), tokenizer=tokenizer,
-        text_encoder=Gemma2Model(gemma).eval(),
+        text_encoder=Qwen3Model(qwen).eval(),
     )  # fmt: skip
+
+
+def build_sana(kind: str, folder: Path):
+    """The scheduler of the released checkpoints: a DPM solver told to step along a flow."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+
+    tokenizer = build_gemma_tokenizer(folder / "tokenizer")
+    transformer = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2, num_cross_attention_heads=2,
+        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=WIDTH, sample_size=8,
+    )  # fmt: skip
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=4, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1), scaling_factor=0.41407,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return SanaPipeline(
+        transformer=transformer, scheduler=scheduler, vae=vae.eval(), tokenizer=tokenizer, text_encoder=build_gemma(tokenizer)
+    )
 
 
 def build_dit(kind: str, folder: Path):
@@ -114,6 +184,34 @@ def build_gemma_tokenizer(folder: Path):
     return tokenizer
 
 
+def build_gemma(tokenizer):
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16,
+    )  # fmt: skip
+    return Gemma2Model(config).eval()
+
+
+def build_qwen_tokenizer(folder: Path):
+    """Byte-level, with a token for each of ``tiny.WORDS`` and of the words in Qwen-Image's template, so that 34 tokens begin it."""
+    from transformers import Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    spaced = ["\u0120" + word for word in (*tiny.WORDS, *QWEN_WORDS)]  # U+0120 is the space before a word
+    words = [*spaced, "system", "user", "assistant", "Describe"]  # these begin a line
+    merges = dict.fromkeys(f"{word[:i]} {word[i]}" for word in words for i in range(1, len(word)))
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in merges), *marks]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(dict.fromkeys(tokens))}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder, model_max_length=2048, additional_special_tokens=marks[1:])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def build_t5(tokenizer):
     from transformers import T5Config, T5EncoderModel
 
@@ -145,5 +243,5 @@ def build_beta_scheduler():
 BUILDERS = {
     "sd3": build_sd3, "sd3.5": build_sd3, "flux": build_flux, "flux-schnell": build_flux,
     "pixart_sigma": build_pixart, "pixart_alpha": build_pixart, "lumina2": build_lumina2, "dit": build_dit,
-    "dit_moe": build_dit,
+    "dit_moe": build_dit, "qwen_image": build_qwen_image, "z_image": build_z_image, "sana": build_sana,
 }  # fmt: skip

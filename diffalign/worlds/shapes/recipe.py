@@ -45,6 +45,7 @@ def build_vae() -> AutoencoderKL:
         mid_block_add_attention=False,
         sample_size=scenes.RESOLUTION,
         scaling_factor=1.0,
+        shift_factor=0.0,  # said, because SD3's pipeline adds it (recipe_flow.py)
         force_upcast=False,
     )
 
