@@ -5,7 +5,7 @@ from diffalign.data.convert import as_source, relevance
 from diffalign.data.counts import Counts
 from diffalign.data.dataset import Encoded, Store
 from diffalign.data.geometry import Plan, View, pixels
-from diffalign.data.image import Image
+from diffalign.data.image import Image, Sample
 from diffalign.data.keys import content_key
 from diffalign.data.order import batches
 from diffalign.data.parquet import write_parquet
@@ -14,6 +14,6 @@ from diffalign.data.records import Label, Pair, Ranking, Record
 from diffalign.data.split import hold_out
 
 __all__ = [
-    "Counts", "Encoded", "Image", "Label", "Pair", "Plan", "Ranking", "Record", "Store", "TensorCache", "View",
+    "Counts", "Encoded", "Image", "Label", "Pair", "Plan", "Ranking", "Record", "Sample", "Store", "TensorCache", "View",
     "as_source", "batches", "content_key", "hold_out", "pixels", "read", "relevance", "write_parquet",
 ]  # fmt: skip

@@ -55,9 +55,9 @@ def _pick_a_pic(values: dict) -> Pair:
 LAYOUTS = (
     Layout(("prompt", "chosen", "rejected"), PAIR_OPTIONAL, lambda values: Pair(**values)),
     Layout(("prompt", "jpg_0", "jpg_1", "label_0"), tuple(name for name in PAIR_OPTIONAL if name != "probability"), _pick_a_pic),
-    Layout(("prompt", "sample", "label"), ("id", "weight", "origin"), lambda values: Label(**values)),
-    Layout(("prompt", "samples", "ranks"), ("id", "scores", "weight", "origin"), lambda values: Ranking(**values)),
-    Layout(("prompt", "samples", "scores"), ("id", "weight", "origin"), lambda values: Ranking(**values)),
+    Layout(("prompt", "sample", "label"), ("id", "weight", "mask", "origin"), lambda values: Label(**values)),
+    Layout(("prompt", "samples", "ranks"), ("id", "scores", "weight", "mask", "origin"), lambda values: Ranking(**values)),
+    Layout(("prompt", "samples", "scores"), ("id", "weight", "mask", "origin"), lambda values: Ranking(**values)),
 )
 KNOWN = tuple(dict.fromkeys(name for layout in LAYOUTS for name in (*layout.needs, *layout.optional)))
 
@@ -121,14 +121,14 @@ def _convert(name: str, column: str, raw, base: Path, where: str, decode: bool):
     if name in IMAGES:
         return _image(column, raw, base, where, decode)
     if name in TEXTS:
-        return _text(column, raw)
+        return plain_text(column, raw)
     if name in NUMBERS:
-        return _number(column, raw)
+        return number(column, raw)
     if name == "label":
-        return _flag(column, raw)
-    items = _list(column, raw)
+        return flag(column, raw)
+    items = listed(column, raw)
     if name in LISTS:
-        return [_number(column, item) for item in items]
+        return [number(column, item) for item in items]
     return [_image(column, item, base, f"{where}[{number}]", decode) for number, item in enumerate(items)]
 
 
@@ -149,13 +149,13 @@ def _image(column: str, raw, base: Path, where: str, decode: bool) -> Image:
     return image
 
 
-def _text(column: str, raw) -> str:
+def plain_text(column: str, raw) -> str:
     if isinstance(raw, bool) or not isinstance(raw, (str, int)):
         raise BadRow("bad text", f"{column} is a {type(raw).__name__}, {str(raw)[:80]!r}; one text is needed.")
     return str(raw)
 
 
-def _number(column: str, raw) -> float:
+def number(column: str, raw) -> float:
     try:
         value = float(raw)
     except (TypeError, ValueError):
@@ -165,14 +165,14 @@ def _number(column: str, raw) -> float:
     return value
 
 
-def _flag(column: str, raw) -> bool:
+def flag(column: str, raw) -> bool:
     flag = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(raw).strip().lower())
     if flag is None:
         raise BadRow("label out of range", f"{column} is {raw!r}; allowed are 1 or true (good) and 0 or false (bad).")
     return flag
 
 
-def _list(column: str, raw) -> list:
+def listed(column: str, raw) -> list:
     """A list, or (in CSV files) a list written as JSON."""
     try:
         items = json.loads(raw) if isinstance(raw, str) else raw

@@ -1,6 +1,7 @@
 """One source of preferences as another: pairs as labels or rankings, rankings as pairs. What is not in the data is not made up."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffalign.data.records import Label, Pair, Ranking, Record
 
@@ -16,6 +17,8 @@ def as_source(records: Sequence[Record], source: str) -> tuple[list[Record], str
         pairs -> rankings     of two, the probability that an image is the better one as its score
         rankings -> pairs     the best against the worst; where these tie there is no pair
         rankings -> labels    through pairs
+
+    Prompt, weight, mask and origin go with what is made.
 
     Raises:
         ValueError: labels asked for as pairs or rankings (they have no partner), records of several kinds, or nothing left.
@@ -49,14 +52,14 @@ def as_source(records: Sequence[Record], source: str) -> tuple[list[Record], str
 def _labels(pair: Pair) -> tuple[Label, Label]:
     better, worse = (pair.chosen, pair.rejected) if pair.probability > 0.5 else (pair.rejected, pair.chosen)
     return (
-        Label(f"{pair.id}/good", pair.prompt, better, True, pair.weight, pair.origin),
-        Label(f"{pair.id}/bad", pair.prompt, worse, False, pair.weight, pair.origin),
+        Label(f"{pair.id}/good", pair.prompt, better, True, **_kept(pair)),
+        Label(f"{pair.id}/bad", pair.prompt, worse, False, **_kept(pair)),
     )
 
 
 def _ranking(pair: Pair) -> Ranking:
     scores = (pair.probability, 1 - pair.probability)
-    return Ranking(pair.id, pair.prompt, (pair.chosen, pair.rejected), scores=scores, weight=pair.weight, origin=pair.origin)
+    return Ranking(pair.id, pair.prompt, pair.images, scores=scores, **_kept(pair))
 
 
 def _best_against_worst(ranking: Ranking) -> Pair | None:
@@ -66,7 +69,11 @@ def _best_against_worst(ranking: Ranking) -> Pair | None:
         return None
     scores = ranking.scores and (ranking.scores[best], ranking.scores[worst])
     images = ranking.samples[best], ranking.samples[worst]
-    return Pair(ranking.id, ranking.prompt, *images, weight=ranking.weight, scores=scores, origin=ranking.origin)
+    return Pair(ranking.id, ranking.prompt, *images, scores=scores, **_kept(ranking))
+
+
+def _kept(record: Record) -> dict[str, Any]:
+    return {"weight": record.weight, "mask": record.mask, "origin": record.origin}
 
 
 def relevance(ranking: Ranking) -> tuple[float, ...]:

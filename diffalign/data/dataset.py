@@ -11,6 +11,7 @@ from diffalign.data.cache import TensorCache
 from diffalign.data.geometry import Plan, View, pixels
 from diffalign.data.image import Image
 from diffalign.data.keys import content_key
+from diffalign.data.masks import at_latent_size, mask_key, mask_view
 from diffalign.data.records import Record
 
 EMPTY = content_key("empty prompt")
@@ -27,6 +28,7 @@ class Encoded:
     mean, std       (k, C, h, w) float32, moments of the VAE posterior, already scaled
     text            name -> (k, ...), what ``encode_prompts`` gave for the caption of each image
     original_size, crop, target_size   (k, 2) int64, (height, width) or (top, left) in pixels: SDXL's micro-conditioning
+    mask            (h, w) float32 in [0, 1], how much each latent counts, for all images of the record; None where it has no mask
     """
 
     record: Record
@@ -36,6 +38,7 @@ class Encoded:
     original_size: torch.Tensor
     crop: torch.Tensor
     target_size: torch.Tensor
+    mask: torch.Tensor | None = None
 
 
 class Store:
@@ -69,7 +72,8 @@ class Store:
         if plan.crop == "random" and uniform is None:
             raise ValueError("Store: crop='random' needs uniform, a function (record id, name) -> number in [0, 1).")
         self.records, self.plan, self.cache, self.flip, self.own_captions = list(records), plan, cache, flip, own_captions
-        self._views = [self._plan_views(record, uniform) for record in self.records]
+        planned = [self._plan_views(record, uniform) for record in self.records]
+        self._views, self._mask_views = [views for views, _ in planned], [view for _, view in planned]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -83,6 +87,10 @@ class Store:
         views = [view.flipped() if flip else view for view in self._views[i]]
         images = [self._get(_image_key(image, view), record.id) for image, view in zip(record.images, views, strict=True)]
         texts = [self._get(_text_key(caption), record.id) for caption in self._captions(record)]
+        mask = self._mask_views[i]
+        if mask is not None:
+            variant = mask.flipped() if flip else mask
+            mask = self._get(mask_key(record.mask, variant, images[0]["mean"].shape[-2:]), record.id)["mask"]
         return Encoded(
             record=record,
             mean=torch.stack([image["mean"] for image in images]),
@@ -91,6 +99,7 @@ class Store:
             original_size=torch.tensor([view.original for view in views]),
             crop=torch.tensor([view.crop_top_left for view in views]),
             target_size=torch.tensor([view.target for view in views]),
+            mask=mask,
         )
 
     def id_of(self, i: int) -> str:
@@ -126,11 +135,13 @@ class Store:
             encode_prompts: N captions -> name -> (N, ...).
             encode_empty: -> name -> (1, ...), what inference uses as unconditional (SDXL: zeros); default: ``encode_prompts([""])``.
 
-        Raises ValueError for an unreadable image and for moments that are not finite, naming the image.
+        Raises ValueError for an unreadable image and for moments that are not finite, naming the image; and for a mask of which nothing
+        is left within the crop, naming the record.
         """
         try:
             self._build_texts(encode_prompts, encode_empty or (lambda: encode_prompts([""])), batch_size, progress)
             self._build_images(encode_images, batch_size, progress)
+            self._build_masks()
         finally:
             self.cache.flush()  # also when interrupted: what is done stays done
 
@@ -158,6 +169,16 @@ class Store:
                         self._put(key, moments, row)
                     bar.update(len(batch))
 
+    def _build_masks(self) -> None:
+        """After the images, whose latents say how large a mask becomes."""
+        for record, views, mask in zip(self.records, self._views, self._mask_views, strict=True):
+            if mask is None:
+                continue
+            size = self._get(_image_key(record.images[0], views[0]), record.id)["mean"].shape[-2:]
+            for variant in (mask, mask.flipped()) if self.flip else (mask,):
+                if (key := mask_key(record.mask, variant, size)) not in self.cache:
+                    self.cache.put(key, {"mask": at_latent_size(record.mask, variant, size, record.id)})
+
     def _image_jobs(self) -> dict[str, tuple[Image, View]]:
         """What is still to be encoded, each (image, view) once."""
         jobs = {}
@@ -172,9 +193,12 @@ class Store:
     def _captions(self, record: Record) -> tuple[str, ...]:
         return record.captions if self.own_captions else (record.prompt,) * len(record.images)
 
-    def _plan_views(self, record: Record, uniform: Callable[[str, str], float] | None) -> tuple[View, ...]:
+    def _plan_views(self, record: Record, uniform: Callable[[str, str], float] | None) -> tuple[tuple[View, ...], View | None]:
+        """The views of the record's images, and of its mask."""
         places = (0.5, 0.5) if self.plan.crop == "center" else (uniform(record.id, "crop_top"), uniform(record.id, "crop_left"))
-        return self.plan.views(*(image.size for image in record.images), uniforms=places)
+        sizes = [image.size for image in record.images]
+        views = self.plan.views(*sizes, uniforms=places)
+        return views, None if record.mask is None else mask_view(self.plan, record.mask, views, places, record.id)
 
     def _put(self, key: str, tensors: dict[str, torch.Tensor], row: int) -> None:
         self.cache.put(key, {name: tensor[row] for name, tensor in tensors.items()})

@@ -3,6 +3,8 @@
     pairs/chosen/0001.png  pairs/rejected/0001.png     prompt in pairs/chosen/0001.txt
     pairs/0001_w.png       pairs/0001_l.png            prompt in pairs/0001.txt
 
+and, of pairs with a mask, pairs/mask/0001.png or pairs/0001_mask.png;
+
 or every prompt in one file of that folder: ``prompts.txt`` (``stem<TAB>prompt``, or one prompt a line in the sorted order of the stems),
 ``prompts.csv``, ``prompts.jsonl`` or ``metadata.jsonl`` (``file_name`` or ``stem``; ``prompt``, ``caption`` or ``text``; and any optional
 column of a pair).
@@ -25,18 +27,24 @@ def is_pair_folder(folder: Path) -> bool:
 def folder_rows(folder: Path) -> Iterator[tuple[str, dict]]:
     """(where, row) for every stem found on either side, sorted by stem. A side without a file is None: a bad row, for the reader to judge.
 
-    Raises ValueError when two files have the same stem on one side, or a prompt file cannot be matched to the stems.
+    Raises ValueError when two files have the same stem on one side, when a mask is of no pair, or when a prompt file cannot be matched to
+    the stems.
     """
     if _has_sides(folder):
         chosen, rejected = _by_stem(folder / "chosen"), _by_stem(folder / "rejected")
+        masks = _by_stem(folder / "mask") if (folder / "mask").is_dir() else {}
         text_folder = folder / "chosen"
     else:
         chosen, rejected = _by_stem(folder, "_w"), _by_stem(folder, "_l")
+        masks = _by_stem(folder, "_mask")
         text_folder = folder
     stems = sorted(chosen.keys() | rejected.keys())
+    if lost := sorted(masks.keys() - set(stems)):
+        raise ValueError(f"{folder}: the mask {masks[lost[0]].name} is of no pair. Give it the stem of one, or remove it.")
     table = _prompt_table(folder, stems)
     for stem in stems:
         row = {"prompt": None} | table.get(stem, {}) | {"chosen": chosen.get(stem), "rejected": rejected.get(stem)}
+        row |= {"mask": masks[stem]} if stem in masks else {}
         beside = text_folder / f"{stem}.txt"
         if beside.is_file():
             row["prompt"] = beside.read_text(encoding="utf-8-sig").strip()

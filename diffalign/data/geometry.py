@@ -118,12 +118,16 @@ def pixels(image: PILImage.Image, view: View) -> torch.Tensor:
     """
     if (image.height, image.width) != view.original or image.mode != "RGB":
         raise ValueError(f"pixels: an image of mode {image.mode}, {image.height} x {image.width}; the view is for RGB, {view.original}.")
-    (top, left), (height, width) = view.corner, view.target
-    resized = image.resize((view.resized[1], view.resized[0]), PILImage.Resampling.LANCZOS)
-    cut = np.array(resized.crop((left, top, left + width, top + height)))
-    if view.flip:
-        cut = cut[:, ::-1].copy()
+    cut = cut_out(image, view, PILImage.Resampling.LANCZOS)
     return torch.from_numpy(cut).permute(2, 0, 1).to(torch.float32).contiguous() / 127.5 - 1.0
+
+
+def cut_out(image: PILImage.Image, view: View, filter: PILImage.Resampling) -> np.ndarray:
+    """The view as (H, W) or (H, W, channels) of uint8."""
+    (top, left), (height, width) = view.corner, view.target
+    resized = image.resize((view.resized[1], view.resized[0]), filter)
+    cut = np.array(resized.crop((left, top, left + width, top + height)))
+    return cut[:, ::-1].copy() if view.flip else cut
 
 
 def _in_unit(u: float) -> float:

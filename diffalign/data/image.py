@@ -15,8 +15,14 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
+class Sample:
+    """What people compare, as records hold it: an image here, a text in ``diffalign.llm``. ``digest`` names its content."""
+
+    digest: str
+
+
 @dataclass(frozen=True)
-class Image:
+class Image(Sample):
     """One encoded image, by path or by bytes (exactly one of the two).
 
     ``name`` is what errors call it; by default the path. Two images are equal when path and bytes are.
@@ -34,9 +40,9 @@ class Image:
         object.__setattr__(self, "name", self.name or (str(self.path) if self.data is None else f"<{len(self.data)} bytes>"))
 
     @classmethod
-    def of(cls, value: "Image | str | Path | bytes") -> "Image":
-        """``value`` as an Image: an Image as it is, text and Path as a path, bytes as encoded bytes."""
-        if isinstance(value, Image):
+    def of(cls, value: "Sample | str | Path | bytes") -> Sample:
+        """``value`` as an Image: an Image (or another sample) as it is, text and Path as a path, bytes as encoded bytes."""
+        if isinstance(value, Sample):
             return value
         if isinstance(value, (str, Path)):
             return cls(path=Path(value))

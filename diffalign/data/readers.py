@@ -1,7 +1,7 @@
 """``read``: any source of preferences to records, with an account of every row."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffalign.data import folders, tables
@@ -41,12 +41,27 @@ def read(
     A repeated id is a second opinion, not an error: it is kept, and its id gets ``~2``, ``~3``, ... (``Counts.repeated``), so that its
     noise is its own. Raises ValueError when the source, a column or every row is unusable.
     """
+    columns = dict(columns or {})
+    check_columns(columns)
+    base, rows = open_rows(source, split)
+    return collect(
+        source, rows, lambda found: resolve(found, columns), lambda row, layout, where: to_record(row, *layout[:2], base, where, decode),
+        ties=ties, on_bad=on_bad,
+    )  # fmt: skip
+
+
+def collect(
+    source: str | Path, rows: tables.Rows, resolve: Callable[..., tuple], make: Callable[..., Record], *, ties: str, on_bad: str
+) -> tuple[list[Record], Counts]:
+    """The records of rows of any modality, and what became of every row; ``ties`` and ``on_bad`` as of ``read``.
+
+    Args:
+        resolve: column names of a row -> (two values for ``make``, the columns that no one uses). make: (row, what ``resolve`` gave, where
+            the row is) -> its record; raises BadRow.
+    """
     for name, value, allowed in (("ties", ties, TIES), ("on_bad", on_bad, ON_BAD)):
         if value not in allowed:
             raise ValueError(f"read: {name} is {value!r}; allowed are {', '.join(allowed)}.")
-    columns = dict(columns or {})
-    check_columns(columns)
-    base, rows = _open(source, split)
     records: dict[str, Record] = {}
     counts = Counts()
     layouts = {}  # columns of a row -> their meaning; rows of one file may differ in optional columns
@@ -54,12 +69,11 @@ def read(
         counts.read += 1
         if tuple(row) not in layouts:
             try:
-                layouts[tuple(row)] = resolve(row, columns)
+                layouts[tuple(row)] = resolve(row)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-        layout, names, _ = layouts[tuple(row)]
         try:
-            record = to_record(row, layout, names, base, where, decode)
+            record = make(row, layouts[tuple(row)], where)
         except BadRow as error:
             if on_bad == "error":
                 skip = "leave such rows out (on_bad='skip'; of a run, --on-bad-data skip)"
@@ -76,13 +90,13 @@ def read(
             record = dataclasses.replace(record, id=_next_id(record.id, records))
         records[record.id] = record
     counts.kept = len(records)
-    counts.ignored = tuple(dict.fromkeys(column for _, _, unused in layouts.values() for column in unused))
+    counts.ignored = tuple(dict.fromkeys(column for *_, unused in layouts.values() for column in unused))
     if not records:
         raise ValueError(f"{source}: no usable record ({counts}).")
     return list(records.values()), counts
 
 
-def _open(source: str | Path, split: str) -> tuple[Path, tables.Rows]:
+def open_rows(source: str | Path, split: str) -> tuple[Path, tables.Rows]:
     """(folder that relative image paths start at, rows)"""
     path = Path(source)
     if path.is_file():

@@ -1,5 +1,5 @@
 """What people (or a reward) said, with the images it was said about: a pair, a label, a ranking. Every record has ``images`` and, one for
-each, ``captions``.
+each, ``captions``; and it may have a ``mask``, an image over all of its images: white counts, black does not, gray in proportion.
 
 Readers translate every format into these three; nothing downstream knows about ``jpg_0``. An ``id`` of None becomes the content hash of
 the prompt and the images in their roles, so it does not depend on the row's place in a file, on column order or on file names.
@@ -21,7 +21,8 @@ class Pair:
     weight        of the pair in the loss, >= 0
     margin        by which the chosen image should win, in units of the objective's margin, finite
     scores        (chosen, rejected) as a reward gave them, higher is better
-    source, mask  the source image of an edit, and the region that counts
+    source        the source image of an edit
+    mask          the region that counts, of both images
     origin        where the pair came from (a file and row, a model), for messages
     """
 
@@ -82,6 +83,7 @@ class Label:
     sample: Image
     label: bool
     weight: float = 1.0
+    mask: Image | None = None
     origin: str | None = None
 
     def __post_init__(self):
@@ -90,8 +92,9 @@ class Label:
         if not isinstance(self.label, bool):
             raise ValueError(f"Label: label is {self.label!r}; allowed are True (good) and False (bad).")
         _require_number("Label", "weight", self.weight, 0.0, math.inf)
+        masked = _mask(self)
         if self.id is None:
-            _set(self, "id", content_key("label", self.prompt, self.sample.digest))
+            _set(self, "id", content_key("label", self.prompt, self.sample.digest, *masked))
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -112,6 +115,7 @@ class Ranking:
     ranks: tuple[int, ...] | None = None
     scores: tuple[float, ...] | None = None
     weight: float = 1.0
+    mask: Image | None = None
     origin: str | None = None
 
     def __post_init__(self):
@@ -130,8 +134,9 @@ class Ranking:
         if self.scores is not None:
             _set(self, "scores", _numbers("Ranking", "scores", self.scores, count))
         _require_number("Ranking", "weight", self.weight, 0.0, math.inf)
+        masked = _mask(self)
         if self.id is None:
-            _set(self, "id", content_key("ranking", self.prompt, *(sample.digest for sample in self.samples)))
+            _set(self, "id", content_key("ranking", self.prompt, *(sample.digest for sample in self.samples), *masked))
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -147,6 +152,14 @@ Record = Pair | Label | Ranking
 
 def _set(record: Record, name: str, value):
     object.__setattr__(record, name, value)
+
+
+def _mask(record: Record) -> tuple[str, ...]:
+    """The mask made an Image, and what it adds to the content that an id names."""
+    if record.mask is None:
+        return ()
+    _set(record, "mask", Image.of(record.mask))
+    return "mask", record.mask.digest
 
 
 def _require_text(kind: str, name: str, value):

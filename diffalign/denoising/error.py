@@ -9,7 +9,12 @@ from diffalign.objectives.evidence import upcast
 
 
 def denoising_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""error_i = mean over all non-batch dims of (prediction_i - target_i)^2, never reduced over the batch.
+    r"""error_i = mean over all non-batch dims of (prediction_i - target_i)^2, never reduced over the batch. With a mask m,
+
+        error_i = sum(m_i (prediction_i - target_i)^2) / sum(m_i)
+
+    so that a small region weighs as much as a whole image does, and beta keeps its meaning. (SimpleTuner's Flow-DPO and FantasyTalking2
+    restrict errors to regions; how they normalise was not verified.)
 
     Args:
         prediction: (N, ...) of the network; carries the gradient. Half precision is cast up to float32 before the difference is taken.
@@ -35,10 +40,16 @@ def latent_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
         raise ValueError(f"latents must be (N, ...) with at least one dimension to average over; got shape {tuple(values.shape)}")
     if mask is None:
         return values.flatten(1).mean(1)
+    weights = weights_of(mask, values)
+    return (weights * values.flatten(1)).sum(1) / weights.sum(1)
+
+
+def weights_of(mask: Tensor, values: Tensor) -> Tensor:
+    """The mask as (N, elements) beside `values` (N, ...). ValueError where it is negative, or leaves nothing of a sample."""
     weights = upcast(mask.detach()).to(values.device).broadcast_to(values.shape).flatten(1)
     if (weights < 0).any() or (weights.sum(1) == 0).any():
         raise ValueError("a mask must not be negative and must leave something of every sample: drop samples whose mask is empty")
-    return (weights * values.flatten(1)).sum(1) / weights.sum(1)
+    return weights
 
 
 def denoising_evidence(

@@ -13,7 +13,7 @@ References and targets get no gradient. A mask is that of `denoising_error`. Mea
 import torch
 from torch import Tensor
 
-from diffalign.denoising.error import denoising_error, latent_mean
+from diffalign.denoising.error import denoising_error, latent_mean, weights_of
 from diffalign.objectives.evidence import upcast
 
 
@@ -43,12 +43,13 @@ def cross(prediction: Tensor, target: Tensor, reference_prediction: Tensor, mask
     return latent_mean((x - upcast(target.detach())) * (x - upcast(reference_prediction.detach())), mask)
 
 
-def balance(prediction: Tensor, target: Tensor, pairs: Tensor, mu: float = 0.9) -> Tensor:
+def balance(prediction: Tensor, target: Tensor, pairs: Tensor, mu: float = 0.9, mask: Tensor | None = None) -> Tensor:
     r"""(P,) Diffusion-SDPO's share of the loser's gradient that leaves the winner's error from rising, to first order; detached.
 
         balance = clamp((1 - mu) |gA|^2 / (gA . gB), 0, 1)  if gA . gB > 0,  else 1
 
-    gA and gB are the gradients of the chosen's and the rejected's error in their predictions, 2 (prediction - target)/elements.
+    gA and gB are the gradients of the chosen's and the rejected's error in their predictions, 2 (prediction - target)/elements; with a mask
+    m, whose error is sum(m (prediction - target)^2)/sum(m), 2 m (prediction - target)/sum(m).
     Source: arXiv:2511.03317 through our notes of its released code (mu 0.9, beta 5000); the paper's own equation was not verified.
 
     *Deviates:* one share a pair; the release has one for a whole micro-batch, the same thing for one pair.
@@ -65,6 +66,9 @@ def balance(prediction: Tensor, target: Tensor, pairs: Tensor, mu: float = 0.9) 
     if prediction.shape != target.shape:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}: they must be the same")
     gradient = (upcast(prediction.detach()) - upcast(target.detach())).flatten(1)  # 2/elements drops out of the ratio
+    if mask is not None:
+        weights = weights_of(mask, prediction)
+        gradient = gradient * (weights / weights.sum(1, keepdim=True))
     chosen, rejected = gradient[pairs.to(gradient.device).T]
     along = (chosen * rejected).sum(1)
     share = (1 - mu) * (chosen**2).sum(1) / along.where(along > 0, torch.ones_like(along))

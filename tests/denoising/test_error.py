@@ -21,6 +21,15 @@ def test_mask_is_a_weighted_mean():
     torch.testing.assert_close(denoising_error(prediction, target, torch.ones(1, 1, 1)), denoising_error(prediction, target))
 
 
+def test_what_is_outside_a_mask_does_not_count():
+    prediction, target = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[:, :, 2:5, 1:7] = 1
+    inside = denoising_error(prediction, target, mask)
+    assert torch.equal(denoising_error(prediction + 9 * (1 - mask), target - 3 * (1 - mask), mask), inside)
+    torch.testing.assert_close(inside, denoising_error(prediction[:, :, 2:5, 1:7], target[:, :, 2:5, 1:7]), rtol=1e-6, atol=0)
+
+
 def test_half_precision_is_cast_up_before_the_difference():
     prediction, target = torch.full((1, 8), 256.0, dtype=torch.bfloat16), torch.full((1, 8), 255.5)
     error = denoising_error(prediction, target)

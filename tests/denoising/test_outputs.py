@@ -77,6 +77,23 @@ def test_balance_keeps_the_winner_from_rising():
         assert (descent >= mu * (chosen**2).sum(1) - 1e-12).all()
 
 
+def test_a_masked_balance_is_of_the_masked_errors_gradients():
+    """By autograd, with masks of other sums for the two sides; and what is outside the masks is not read."""
+    prediction, target, _ = batch()
+    mask = torch.zeros(4, 2, 3, dtype=torch.float64)
+    mask[:, 0], mask[:2, 1, 0] = 1.0, 0.5
+    prediction.requires_grad_()
+    (gradient,) = torch.autograd.grad(denoising_error(prediction, target, mask).sum(), prediction)
+    chosen, rejected = gradient[PAIRS.T].flatten(2)
+    along = (chosen * rejected).sum(1)
+    expected = torch.where(along > 0, (0.1 * (chosen**2).sum(1) / along).clamp(0, 1), 1.0)
+    torch.testing.assert_close(outputs.balance(prediction, target, PAIRS, mask=mask), expected)
+    moved = prediction.detach() + 7 * (mask == 0)
+    assert torch.equal(outputs.balance(moved, target, PAIRS, mask=mask), outputs.balance(prediction, target, PAIRS, mask=mask))
+    assert not torch.equal(outputs.balance(moved, target, PAIRS), outputs.balance(prediction, target, PAIRS))
+    torch.testing.assert_close(outputs.balance(prediction, target, PAIRS, mask=torch.ones(1)), outputs.balance(prediction, target, PAIRS))
+
+
 def test_they_travel_with_the_evidence():
     prediction, target, reference = batch()
     extra = {"drift": outputs.drift(prediction, reference), "balance": outputs.balance(prediction, target, PAIRS)}
