@@ -8,12 +8,19 @@ import sys
 
 USAGE = """diffalign: align generative models with preferences
 
-  diffalign demo                         align the embedded model and see what it brings (three minutes on a CPU)
+  diffalign demo [--modality text]       align an embedded model and see what it brings (three minutes on a CPU)
   diffalign train [CONFIG.yaml] [--preset NAME] --model MODEL --data DATA [...]
-                                         fine-tune a model on preference pairs
+                                         fine-tune a model on preference pairs (a language model: --modality text)
+  diffalign train-reward --data DATA --model CLIP [...]
+                                         a reward of your own from preference pairs, in PickScore's format
+  diffalign score IMAGES... --reward ID... [...]
+                                         images on disk by published rewards or functions of your own, as a table
+  diffalign self-play [--model MODEL --data DATA] [...]
+                                         rounds of SPIN-Diffusion or SePPO: the data's pictures against the model's own
   diffalign bench-methods                every method on the embedded model, with the same tuning budget (an hour or more on a CPU)
   diffalign presets                      the named runs
   diffalign methods                      what can be trained today
+  diffalign objectives                   every loss: formula, source, what it reads, options, what is not verified
   diffalign doctor                       versions, devices and extras of this installation
 
 diffalign COMMAND --help shows the options of a command."""
@@ -70,12 +77,20 @@ def _fail(text: str, code: int) -> int:
 def _train(argv: list[str]) -> int:
     from diffalign.train import command
 
+    if command.asked_modality(argv) == "text":
+        from diffalign.llm.command import TEXT
+
+        return command.run(argv, TEXT)
     return command.run(argv)
 
 
 def _demo(argv: list[str]) -> int:
     import tyro
 
+    from diffalign.train.command import asked_modality
+
+    if asked_modality(argv) == "text":
+        return _demo_text(argv)
     from diffalign.pipelines.demo import DemoConfig, demo
 
     config = tyro.cli(DemoConfig, args=argv, prog="diffalign demo")
@@ -86,11 +101,46 @@ def _demo(argv: list[str]) -> int:
         f"score {summary['score_base']:.3f} -> {summary['score_aligned']:.3f} of {summary['score_ceiling']:.3f} "
         f"({100 * summary['gap_closed']:.0f} % of the gap), {summary['seconds']:.0f} s"
     )
+    if config.reward == "learned":
+        labels = summary["labels"]
+        print(f"labels by the learned reward: {labels['pairs']} pairs, of which the judge agrees with {100 * labels['judge_agrees']:.0f} %")
     for name, control in summary["controls"].items():
         low, high = control["win_rate_ci"]
         print(f"control, {name}: {control['win_rate']:.3f} [{low:.3f}, {high:.3f}]")
     print(f"{config.output_dir}/report.html  {config.output_dir}/summary.json  {summary['training']['aligned']['result']}")
     return 0
+
+
+def _demo_text(argv: list[str]) -> int:
+    import tyro
+
+    from diffalign.pipelines.demo_text import TextDemoConfig, demo_text
+
+    config = tyro.cli(TextDemoConfig, args=argv, prog="diffalign demo")
+    summary = demo_text(config)
+    rates = {name: f"{found['rate']:.3f} [{found['ci'][0]:.3f}, {found['ci'][1]:.3f}]" for name, found in summary["success"].items()}
+    print(f"right answers to {summary['n_problems']} unseen problems: {rates['base']} -> {rates['aligned']}, {summary['seconds']:.0f} s")
+    likeliest = summary["success_greedy"]
+    print(f"taking the likeliest tokens: {likeliest['base']['rate']:.3f} -> {likeliest['aligned']['rate']:.3f}")
+    for name in summary["controls"]:
+        print(f"control, {name}: {rates[name]}")
+    print(f"{config.output_dir}/report.md  {config.output_dir}/summary.json  {summary['training']['aligned']['result']}")
+    return 0
+
+
+def _train_reward(argv: list[str]) -> int:
+    from diffalign.train import reward
+
+    return reward.run(argv)
+
+
+def _score(argv: list[str]) -> int:
+    from diffalign.rewards import command
+
+    try:
+        return command.run(argv)
+    except command.CallError as error:
+        return _fail(str(error), 2)
 
 
 def _plain(show):
@@ -134,6 +184,20 @@ def methods(json: bool = False) -> None:
         print(f"  objective {point.objective} with {options}. Published: {method.settings}")
 
 
+def objectives(json: bool = False) -> None:
+    """Every objective: what it computes, where it is from, what it takes, needs and may be told, and what of it is not verified.
+
+    Args:
+        json: as JSON, with other names.
+    """
+    from json import dumps
+
+    from diffalign.objectives import TABLE
+    from diffalign.objectives.facts import facts, line
+
+    print(dumps([facts(row) for row in TABLE.values()], indent=1) if json else "\n".join(map(line, TABLE.values())))
+
+
 def doctor() -> None:
     """Versions, devices and extras of this installation."""
     import platform
@@ -168,11 +232,31 @@ def _bench_methods(argv: list[str]) -> int:
     return 0
 
 
+def _self_play(argv: list[str]) -> int:
+    import tyro
+
+    from diffalign.pipelines.selfplay import self_play
+    from diffalign.pipelines.selfplay_config import SelfPlayConfig, default_for
+
+    config = tyro.cli(SelfPlayConfig, args=argv, default=default_for(argv), prog="diffalign self-play")
+    summary = self_play(config)
+    for row in summary["judged"]:
+        low, high = row["win_rate_ci"]
+        print(f"round {row['round']}: win rate {row['win_rate']:.3f} [{low:.3f}, {high:.3f}] over {row['n_prompts']} unseen prompts; "
+              f"score {row['mean_b']:.3f} -> {row['mean_a']:.3f}")  # fmt: skip
+    print(f"{summary['result']}  {config.output_dir}/self_play.json  ({summary['seconds']:.0f} s)")
+    return 0
+
+
 COMMANDS = {
     "demo": _demo,
     "train": _train,
+    "train-reward": _train_reward,
+    "score": _score,
+    "self-play": _self_play,
     "bench-methods": _bench_methods,
     "presets": _plain(presets),
     "methods": _plain(methods),
+    "objectives": _plain(objectives),
     "doctor": _plain(doctor),
 }

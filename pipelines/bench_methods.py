@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from diffalign.eval.compare import compare
 from diffalign.eval.generate import generate
 from diffalign.models import load_model
 from diffalign.pipelines import bench_page
-from diffalign.pipelines.demo import SAMPLING, TRAINING, through_the_vae
+from diffalign.pipelines.demo import TRAINING, through_the_vae
 from diffalign.pipelines.pairs import write
 from diffalign.rewards.images import read
 from diffalign.train import TrainConfig, train
@@ -62,6 +63,11 @@ GRID: dict[str, tuple[Settings, ...]] = {  # three settings each; published beta
     "capo": dpo_like(100.0),
     "sft": rates(2e-4, 5e-4, 1e-3),
 }
+# Errors of a flow are larger than of epsilon, so its beta is smaller; layout, colours and background are decided at high noise.
+GRIDS = {
+    TRAINING.model: GRID,
+    "builtin:shapes-flow": {"diffusion-dpo": tuple({**settings, "timesteps": "logit-normal:0.5:1.2"} for settings in dpo_like(50.0))},
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,9 @@ class BenchConfig:
     """Align the embedded model with every method, and compare."""
 
     output_dir: str = "runs/methods"
+    """One folder a model."""
+    model: Literal["builtin:shapes", "builtin:shapes-flow"] = TRAINING.model
+    """The embedded model, or the same world by flow matching."""
     methods: list[str] = dataclasses.field(default_factory=lambda: list(GRID))
     """Which methods."""
     seeds: int = 3
@@ -88,9 +97,14 @@ class Bench:
         self.config, self.quiet, self.folder = config, quiet, Path(config.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.store = self.folder / "scores.json"
-        self.kept: dict[str, list[float]] = json.loads(self.store.read_text()) if self.store.exists() else {}
-        self.model = load_model(TRAINING.model)
+        self.kept: dict[str, Any] = json.loads(self.store.read_text()) if self.store.exists() else {}
+        if self.kept.setdefault("model", config.model) != config.model:
+            raise ValueError(f"'{self.folder}' holds what {self.kept['model']} did, not {config.model}: choose another output_dir")
+        self.model = load_model(config.model)
         self.pipeline = self.model.pipeline()
+        length = self.model.max_sequence_length
+        self.sampling = shapes.SAMPLING[config.model] | ({} if length is None else {"max_sequence_length": length})
+        self.training = dataclasses.replace(TRAINING, model=config.model)
         prompts = self.prompts("test", 0)
         self.ceiling = judge.score(through_the_vae(self.model, prompts, 0), prompts).mean().item()
 
@@ -100,7 +114,7 @@ class Bench:
             "output_dir": str(self.folder / name),
             "cache_dir": str(self.folder / "cache"),
         }
-        shared = {**TRAINING.to_dict(), "method": method, "beta": None, "seed": seed, "max_train_steps": self.config.max_train_steps}
+        shared = {**self.training.to_dict(), "method": method, "beta": None, "seed": seed, "max_train_steps": self.config.max_train_steps}
         run = TrainConfig(**{**shared, **places, **settings})
         return train(run, quiet=self.quiet)
 
@@ -111,7 +125,7 @@ class Bench:
         if key not in self.kept:
             if adapter:
                 self.pipeline.load_lora_weights(adapter)
-            images = generate(self.pipeline, prompts, seed=seed, name=name, quiet=self.quiet, **SAMPLING)
+            images = generate(self.pipeline, prompts, seed=seed, name=name, quiet=self.quiet, **self.sampling)
             self.pipeline.unload_lora_weights()
             self.kept[key] = judge.score(images, prompts).tolist()
             self.store.write_text(json.dumps(self.kept))
@@ -123,7 +137,7 @@ class Bench:
         if not path.exists():
             if adapter:
                 self.pipeline.load_lora_weights(adapter)
-            images = generate(self.pipeline, self.prompts("test", 0)[:SHOWN], seed=0, quiet=True, **SAMPLING)
+            images = generate(self.pipeline, self.prompts("test", 0)[:SHOWN], seed=0, quiet=True, **self.sampling)
             self.pipeline.unload_lora_weights()
             path.parent.mkdir(exist_ok=True)
             strip = read(torch.cat(list(images), dim=2))
@@ -132,7 +146,7 @@ class Bench:
 
     def write(self, rows: list[dict]) -> None:
         strips = {"base": self.strip("base", None)} | {row["method"]: self.strip(row["method"], row["adapter"]) for row in rows}
-        facts = {"config": dataclasses.asdict(self.config), "sampling": SAMPLING, "training": TRAINING.to_dict()}
+        facts = {"config": dataclasses.asdict(self.config), "sampling": self.sampling, "training": self.training.to_dict()}
         bench_page.write(self.folder, facts, rows, strips)
 
     def prompts(self, split: str, seed: int) -> list[str]:
@@ -145,10 +159,11 @@ def bench_methods(config: BenchConfig, *, quiet: bool = False) -> dict:
     every method.
 
     Raises:
-        ValueError: a method without a grid.
+        ValueError: a method without a grid, or a folder with another model's results.
     """
-    if unknown := [name for name in config.methods if name not in GRID]:
-        raise ValueError(f"no tuning grid for {', '.join(unknown)}; methods with one: {', '.join(GRID)}")
+    grid = GRIDS[config.model]
+    if unknown := [name for name in config.methods if name not in grid]:
+        raise ValueError(f"no tuning grid for {', '.join(unknown)}; methods with one: {', '.join(grid)}")
     bench, rows = Bench(config, quiet), []
     for method in config.methods:
         started = time.time()
@@ -162,15 +177,15 @@ def bench_methods(config: BenchConfig, *, quiet: bool = False) -> dict:
 def _measure(bench: Bench, method: str) -> dict:
     """Choose among the method's settings on dev, then train and judge with every seed."""
     base = bench.scores("base", "dev", 0, None)
-    tried = []
-    for k, settings in enumerate(GRID[method]):
+    grid, tried = GRIDS[bench.config.model][method], []
+    for k, settings in enumerate(grid):
         result = bench.train(f"{method}/dev_{k}", method, settings, seed=0)
         change = bench.scores(f"{method}_{k}", "dev", 0, result["result"]) - base
         tried.append({"settings": settings, "score_change": float(change.mean())})
     best = max(range(len(tried)), key=lambda k: tried[k]["score_change"])
     aligned, before, runs = [], [], []
     for seed in range(bench.config.seeds):
-        runs.append(bench.train(f"{method}/seed_{seed}", method, GRID[method][best], seed=seed))
+        runs.append(bench.train(f"{method}/seed_{seed}", method, grid[best], seed=seed))
         aligned.append(bench.scores(method, "test", seed, runs[-1]["result"]))
         before.append(bench.scores("base", "test", seed, None))
     each = [compare(a, b) for a, b in zip(aligned, before, strict=True)]
@@ -181,7 +196,7 @@ def _measure(bench: Bench, method: str) -> dict:
         "score_base": both.mean_b, "score": both.mean_a, "gap_closed": (both.mean_a - both.mean_b) / (bench.ceiling - both.mean_b),
         "winner_error": _mean(runs, "held_out/chosen_change"), "loser_error": _mean(runs, "held_out/rejected_change"),
         "held_out_accuracy": _mean(runs, "held_out/accuracies"), "seconds": float(np.median([run["seconds"] for run in runs])),
-        "settings": GRID[method][best], "tried": tried, "n_prompts": both.n_prompts, "adapter": runs[0]["result"],
+        "settings": grid[best], "tried": tried, "n_prompts": both.n_prompts, "adapter": runs[0]["result"],
     }  # fmt: skip
 
 

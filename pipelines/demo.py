@@ -8,6 +8,7 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -15,14 +16,15 @@ from diffalign import data
 from diffalign.eval.compare import compare, mean_ci
 from diffalign.eval.generate import generate
 from diffalign.models import load_model
+from diffalign.pipelines import learned_reward
 from diffalign.pipelines.demo_page import write_page
 from diffalign.pipelines.pairs import build_pairs, write
+from diffalign.rewards import Reward
 from diffalign.train import TrainConfig, train
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
-SAMPLING = {"num_inference_steps": 8, "guidance_scale": 1.5}
 MIN_PROMPTS, MAX_PROMPTS = 17, 800
 PAIR_PROMPTS, PAIRING = 1500, {"samples": 6, "min_gap": 0.3}
 TRAINING = TrainConfig(
@@ -30,6 +32,7 @@ TRAINING = TrainConfig(
     max_train_steps=260, train_batch_size=16, caption_dropout=0.1, held_out=0.1, held_out_draws=2, num_validation_images=0,
     validation_steps=10**6, checkpointing_steps=10**6, cache_batch_size=64, device="cpu",
 )  # fmt: skip
+SAMPLING = shapes.SAMPLING[TRAINING.model]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class DemoConfig:
     """Of everything: adapter, order, noise, and the pictures that are judged."""
     fresh_pairs: bool = False
     """Sample and label the training pairs now, as the shipped ones were, instead of taking those (some minutes more)."""
+    reward: Literal["judge", "learned"] = "judge"
+    """What labels the training pairs: the judge, or a reward that is learned from the shipped pairs first and then labels fresh ones of
+    other prompts (some minutes more). The judge has the last word either way."""
     prompts: int = 400
     """Unseen prompts that judge the result."""
     max_train_steps: int = TRAINING.max_train_steps
@@ -65,9 +71,12 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
     pipeline = model.pipeline()
     prompts = scenes.prompts("test", config.prompts, seed=config.seed)
 
-    pairs = folder / "pairs.parquet" if config.fresh_pairs else shapes.PAIRS
-    if config.fresh_pairs:
-        write(sample_pairs(pipeline, config.seed + 1, quiet), pairs)
+    pairs, learned, about_reward = shapes.PAIRS, None, {}
+    if config.reward == "learned":
+        learned, about_reward = learned_pairs(pipeline, folder, config.seed, quiet)
+        pairs = folder / "pairs.parquet"
+    elif config.fresh_pairs:
+        pairs = write(sample_pairs(pipeline, config.seed + 1, quiet), folder / "pairs.parquet")
     shuffled = _shuffle_labels(pairs, folder / "shuffled.parquet", config.seed)
 
     def pictures(name: str, index: int, adapter: str | None = None) -> torch.Tensor:
@@ -100,6 +109,9 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
     result = compare(scores["aligned"], scores["base"], seed=config.seed)
     controls = {name: compare(scores[name], scores["base"], seed=config.seed) for name in ("base on other noise", "shuffled labels")}
     mean = {name: float(values.mean()) for name, values in scores.items()}
+    if learned is not None:
+        told = {name: learned.score(images[name], prompts).numpy() for name in ("base", "aligned")}
+        about_reward["aligned_by_it"] = compare(told["aligned"], told["base"], seed=config.seed).to_json()
     summary = {
         "win_rate": result.win_rate,
         "win_rate_ci": result.win_rate_ci,
@@ -108,6 +120,7 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
         "score_ceiling": mean["ceiling"],
         "gap_closed": (mean["aligned"] - mean["base"]) / (mean["ceiling"] - mean["base"]),
         "n_prompts": len(prompts),
+        "labels": {"by": config.reward, **about_reward},
         "controls": {name: control.to_json() for name, control in controls.items()},
         "diversity": {
             "what": "root mean square distance of a picture to the pictures of 16 other prompts",
@@ -130,6 +143,18 @@ def sample_pairs(pipeline, seed: int = 0, quiet: bool = False) -> list[data.Pair
     return build_pairs(
         pipeline, scenes.prompts("train", PAIR_PROMPTS, seed=seed), judge.score, seed=seed, quiet=quiet, **PAIRING, **SAMPLING
     )
+
+
+def learned_pairs(pipeline, folder: Path, seed: int, quiet: bool = False) -> tuple[Reward, dict]:
+    """Learns a reward from the shipped pairs, labels fresh pictures of other prompts with it, writes them as ``folder/pairs.parquet``.
+
+    Returns:
+        the reward, and what the summary says of it: its training, how many pairs there are, and how often the judge agrees with them.
+    """
+    reward, training = learned_reward.learn(folder / "reward", seed, quiet=quiet, fresh=True)
+    pairs = learned_reward.sample_pairs(pipeline, reward, seed + 1, quiet)
+    write(pairs, folder / "pairs.parquet")
+    return reward, {"training": training, "pairs": len(pairs), "judge_agrees": learned_reward.judged(pairs)}
 
 
 def _shuffle_labels(pairs: Path, target: Path, seed: int) -> Path:

@@ -16,11 +16,11 @@ MAY_IMPORT = {
     "models": {"denoising"},
     "data": set(),
     "train": {"objectives", "denoising", "methods", "models", "data"},
-    "llm": {"objectives"},
+    "llm": {"objectives", "train", "models", "data"},
     "worlds": {"models", "data", "denoising"},
     "rewards": set(),
     "eval": {"models", "rewards"},
-    "pipelines": {"train", "models", "data", "worlds", "rewards", "eval", "methods", "objectives", "denoising"},
+    "pipelines": {"train", "models", "data", "worlds", "rewards", "eval", "methods", "objectives", "denoising", "llm"},
     "extras": set(),  # diffalign/extras.py: open to everyone, needs nobody
 }
 FREE = {"cli", "__main__", "__init__"}  # files directly in diffalign/ that may import everything

@@ -14,7 +14,7 @@ from tests import tiny
 from tests.train.runs import write_pairs
 
 REPO = Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "bench-methods", "presets", "methods", "doctor")
+COMMANDS = ("demo", "train", "train-reward", "score", "self-play", "bench-methods", "presets", "methods", "objectives", "doctor")
 
 
 def call(capsys, *argv) -> tuple[int, str, str]:
@@ -138,7 +138,10 @@ def test_train_end_to_end_in_a_process(model, pairs, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "diffusion-dpo: beta = 5000 (beta is in units of the mean-over-latent squared error: margin = -beta/2 * Delta)"
+    assert lines[0] == (
+        "diffusion-dpo: dpo with beta = 5000: -p log sigma(z) - (1 - p) log sigma(-z),  r = policy - reference; "
+        "l is a mean-over-latent squared error, evidence -l/2"
+    )
     assert "data: 4 read, 4 kept" in lines and any(line.startswith("step-0 identity: loss ") for line in lines)
     assert lines[-1].startswith(f"{tmp_path}/run/lora  {tmp_path}/run/summary.json  (")
     assert "Traceback" not in done.stderr and "Loading" not in done.stderr and "Warning" not in done.stderr

@@ -10,7 +10,7 @@ from diffalign.denoising import GRIDS, Inversion
 
 NOISING = ("shared", "independent", "ddim-inversion", "renoise-inversion")
 CONDITIONING = ("same", "dual captions")
-REFERENCES = ("none", "base", "start", "ema")
+REFERENCES = ("none", "base", "start", "past", "ema")
 INVERTED_BY = ("policy", "reference")
 
 
@@ -21,7 +21,7 @@ class Point:
     noising         where x_t comes from: ``shared`` (one noise for the samples of a record), ``independent`` (one for each sample), or an
                     inversion of each sample along the network's own ODE, whose noise is what leads from x0 to x_t
     conditioning    ``same``: the prompt for every sample; ``dual captions``: each side of a pair its own
-    reference       ``none | base | start | ema``
+    reference       ``none | base | start | past | ema``
     objective       a row of ``diffalign.objectives``; it also says what it is asked about: pairs, labels or rankings (``source``)
     objective_options   the row's options, in our units
     soft_label_scale    g: a pair's soft label p multiplies beta by g (2p - 1) inside the link, and the label there is 1 (SmPO: 10);

@@ -87,7 +87,13 @@ ROWS = (
         "seppo", "SePPO", "diffusion-dpo, z = beta (r_w - s r_l), s = -1 where the policy is worse than the reference on the winner",
         "arXiv:2410.05255; from reviews, not verified against the paper", Point("seppo", {"beta": 5000.0}),
         "beta unknown; 5000 is Diffusion-DPO's. The rejected samples are to be drawn by an earlier policy, which is also its reference: "
-        "give such pairs; the reference here is the start",
+        "diffalign self-play does that; on pairs as they are the reference is the start",
+    ),
+    Method(
+        "spin-diffusion", "SPIN-Diffusion, self-play", "diffusion-dpo; chosen: the data's own image, rejected: drawn by the reference",
+        "arXiv:2402.10210; from secondary sources, neither paper nor code was read", Point("dpo", {"beta": 5000.0}),
+        "beta unknown; 5000 is Diffusion-DPO's. The reference is the policy before the round that trains: diffalign self-play draws the "
+        "rejected samples and runs the rounds. Whether noise is shared is not in our notes",
     ),
     Method(
         "diffusion-npo", "Diffusion-NPO, the negative model", "diffusion-dpo with chosen and rejected exchanged",

@@ -21,7 +21,8 @@ class Batch:
     """B records of k samples as N = k B rows: row ``side * B + b`` is sample ``side`` of record b, so of pairs the chosen ones come first.
 
     ``x0``, ``noise``: (N, C, h, w) float32. ``t``: (N,), equal within a record. ``conditioning``: name -> (N, ...). ``labels``: what people
-    said, as the objective reads it. ``ids``: B record ids. ``drawn``: their counters.
+    said, as the objective reads it. ``ids``: B record ids. ``drawn``: their counters. ``mask``: (N, 1, h, w) float32, how much each latent
+    counts in the error, the same for the samples of a record and one throughout for a record without a mask; None where all counts in all.
     """
 
     ids: list[str]
@@ -31,10 +32,12 @@ class Batch:
     conditioning: dict[str, Tensor]
     labels: Comparison | Labels | Rankings
     drawn: list[Draws]
+    mask: Tensor | None = None
 
     def to(self, device) -> Batch:
         moved = {name: value.to(device) for name, value in self.conditioning.items()}
-        return dataclasses.replace(self, x0=self.x0.to(device), noise=self.noise.to(device), conditioning=moved)
+        mask = None if self.mask is None else self.mask.to(device)
+        return dataclasses.replace(self, x0=self.x0.to(device), noise=self.noise.to(device), conditioning=moved, mask=mask)
 
     def normal(self, name: str) -> Tensor:
         """(N, C, h, w) standard normal numbers of that name, each row's its own."""
@@ -98,12 +101,20 @@ class BatchMaker:
         )
         records = [e.record for e in encoded]
         labels = labels_of(records, soft_label_scale=self.point.soft_label_scale, swap=self.point.swap)
-        return Batch([record.id for record in records], x0, noise, t.repeat(samples), conditioning, labels, drawn)
+        mask = _masks([e.mask for e in encoded], samples, shape[1:])
+        return Batch([record.id for record in records], x0, noise, t.repeat(samples), conditioning, labels, drawn, mask)
 
 
 def independent(drawn: list[Draws], name: str, samples: int, shape) -> Tensor:
     """(samples * B, ...) standard normal numbers, rows as in a ``Batch``, each sample of a record with numbers of its own."""
     return torch.stack([d.normal(f"{name}/{side}", shape) for side in range(samples) for d in drawn])
+
+
+def _masks(masks: list[Tensor | None], samples: int, size) -> Tensor | None:
+    """(samples * B, 1, h, w) of a batch's B masks, (h, w) or None each; None where every latent of every record counts fully."""
+    whole = torch.ones(size)
+    rows = torch.stack([whole if mask is None else mask for mask in masks])[:, None]
+    return None if bool((rows == 1).all()) else rows.repeat(samples, 1, 1, 1)
 
 
 def _by_side(values: list[Tensor]) -> Tensor:

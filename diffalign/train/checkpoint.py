@@ -16,8 +16,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from diffalign.train.config import TrainConfig
 from diffalign.train.errors import ConfigError
+from diffalign.train.run_config import RunConfig
 
 CONFIG = "config.yaml"  # last of what --fresh replaces: a folder with it holds a run
 RUN_FILES = ("metrics.jsonl", "summary.json", "README.md", "lora", "model", "samples", "logs")
@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def find(config: TrainConfig) -> Path | None:
+def find(config: RunConfig) -> Path | None:
     """The checkpoint that ``config`` goes on from, if any. Changes nothing.
 
     Raises:
@@ -65,7 +65,7 @@ def find(config: TrainConfig) -> Path | None:
     return latest(folder)
 
 
-def finished(config: TrainConfig) -> dict[str, Any] | None:
+def finished(config: RunConfig) -> dict[str, Any] | None:
     """The summary of a run that ended, None while there is something left to do. Call after ``find``."""
     folder = Path(config.output_dir)
     if config.fresh or not (folder / "summary.json").exists():
@@ -75,7 +75,7 @@ def finished(config: TrainConfig) -> dict[str, Any] | None:
     return {**summary, "result": str(result)} if result.exists() else None
 
 
-def claim(config: TrainConfig, step: int) -> None:
+def claim(config: RunConfig, step: int) -> None:
     """Make the output folder this run's own. ``fresh`` empties it of what a run writes (the cache stays).
 
     Args:

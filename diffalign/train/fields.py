@@ -57,7 +57,7 @@ def converted(value: Any, kind: Any) -> Any:
     if origin is list and isinstance(value, list | tuple):
         return [converted(part, inner[0]) for part in value]
     if origin is dict and isinstance(value, dict):
-        return {converted(key, inner[0]): converted(part, inner[1]) for key, part in value.items()}
+        return {converted(key, inner[0]): converted(_worded(part, inner[1]), inner[1]) for key, part in value.items()}
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool) and (number := _finite(value)) is not None:
         return number
     if kind in (bool, int, str) and type(value) is kind:
@@ -69,6 +69,11 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """The sentence about a name that is not in a table, with the nearest one that is."""
     near = difflib.get_close_matches(given, list(known), n=1)
     return f"unknown {what} {given!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+
+
+def _worded(value: Any, kind: Any) -> Any:
+    """A number where text is wanted, as it was written: ``steps: 4``, ``chosen: 1``."""
+    return str(value) if kind is str and isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _finite(value: int | float | str) -> float | None:

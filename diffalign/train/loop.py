@@ -6,29 +6,27 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from diffalign import models
 from diffalign.objectives import Metrics, means, merge, reduce
 from diffalign.train import checkpoint
-from diffalign.train.batch import Batch
-from diffalign.train.card import card
 from diffalign.train.config import TrainConfig
 from diffalign.train.errors import ConfigError, TrainingError
-from diffalign.train.health import Health, check_start, error_changes
-from diffalign.train.labels import sides_of
+from diffalign.train.health import Health, check_start
+from diffalign.train.parts import Measured, Parts
 from diffalign.train.problems import check_machine, checked
-from diffalign.train.setup import Parts, accelerated, build
-from diffalign.train.step import preference_step
-from diffalign.train.validate import averaged, draw_samples, held_out_metrics, quiet_libraries
+from diffalign.train.run_config import RunConfig
+from diffalign.train.setup import accelerated, build
+from diffalign.train.validate import averaged, quiet_libraries
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Run, or go on with, the training that ``config`` describes. A run that has ended is left as it is.
+    """Run, or go on with, the training of a diffusion model that ``config`` describes. A run that has ended is left as it is.
 
     Returns:
         the summary that is also written to ``output_dir/summary.json``.
@@ -37,7 +35,15 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
         ConfigError, ValueError, ImportError: the configuration, the data or an extra that is missing, with what to do.
         TrainingError: numbers that are not finite, or an identity that should hold at the first step and does not.
     """
-    config = checked(config).resolved()
+    return run(checked(config).resolved(), build, quiet=quiet)
+
+
+def run(config: RunConfig, build: Callable[..., Parts], *, quiet: bool = False) -> dict[str, Any]:
+    """``train`` for a configuration of any modality that was checked and resolved.
+
+    Args:
+        build: (config, device, quiet) -> the parts of the run.
+    """
     check_machine(config)
     say = (lambda text: None) if quiet else tqdm.write
     resume_from = checkpoint.find(config)
@@ -66,7 +72,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
 class Run:
     """The state of a training run between two optimizer steps."""
 
-    def __init__(self, config: TrainConfig, accelerator, parts: Parts, say):
+    def __init__(self, config: RunConfig, accelerator, parts: Parts, say):
         self.config, self.accelerator, self.parts, self.say = config, accelerator, parts, say
         self.folder = Path(config.output_dir)
         self.step = 0
@@ -89,15 +95,14 @@ class Run:
         pairs = sum(len(indices) for _, indices in batches)
         found, ids = [], []
         for epoch, indices in batches:
-            batch = parts.maker(indices, draw=epoch).to(accelerator.device)
-            out = preference_step(parts.model, parts.reference, parts.objective, parts.noising, batch, accelerator.autocast)
-            self._refuse_loss(out.terms.loss * out.terms.weight, batch)
+            out = parts.measure(indices, epoch, accelerator)
+            self._refuse_loss(out)
             loss = reduce(out.terms, pairs)
-            if out.balance is not None:
-                loss = loss + out.balance * (len(batch.ids) / pairs)
+            if out.penalty is not None:
+                loss = loss + out.penalty * (len(out.ids) / pairs)
             accelerator.backward(loss)
-            found.append(self._measured(out, batch))
-            ids += batch.ids
+            found.append(self._logged(out))
+            ids += out.ids
         sums = merge(found)
         metrics = means(sums)
         if self.step == 0:
@@ -119,19 +124,17 @@ class Run:
         self.window = merge([self.window, sums, {name: (value, 1) for name, value in update.items()}])
         return metrics | update
 
-    def _measured(self, out, batch: Batch) -> Metrics:
+    def _logged(self, out: Measured) -> Metrics:
         """What is logged of a batch, as (sum, count)."""
-        labels, count = batch.labels, len(batch.ids)
-        found = {"loss": (reduce(out.terms, 1).detach(), count), **out.terms.metrics, **out.routing}
-        if out.reference_error is not None:
-            last = self.parts.model.path.num_timesteps
-            found |= error_changes(out.policy_error, out.reference_error, out.t, sides_of(labels), last)
-            if self.parts.starts_known:
-                found["loss_at_start"] = ((self.parts.objective.loss_at_start(labels) * labels.weight).sum(), count)
+        count = len(out.ids)
+        found = {"loss": (reduce(out.terms, 1).detach(), count), **out.terms.metrics, **out.metrics}
+        if self.parts.reference is not None and self.parts.starts_known:
+            found["loss_at_start"] = ((self.parts.objective.loss_at_start(out.labels) * out.terms.weight.detach()).sum(), count)
         return {name: (float(total), n) for name, (total, n) in found.items()}
 
-    def _refuse_loss(self, losses, batch: Batch) -> None:
-        bad = [id for id, loss in zip(batch.ids, losses.detach().tolist(), strict=True) if not math.isfinite(loss)]
+    def _refuse_loss(self, out: Measured) -> None:
+        losses = (out.terms.loss * out.terms.weight).detach().tolist()
+        bad = [id for id, loss in zip(out.ids, losses, strict=True) if not math.isfinite(loss)]
         if bad:
             raise TrainingError(self._not_finite(self.step + 1, f"the loss is not finite; pairs: {', '.join(bad)}"))
 
@@ -169,25 +172,16 @@ class Run:
         self.accelerator.log(metrics, step=self.step)
 
     def validate(self) -> None:
-        """Held-out numbers with the weights that would be saved now, and images from fixed seeds where any are asked for."""
+        """Held-out numbers with the weights that would be saved now, and samples from fixed seeds where any are asked for."""
         config, parts = self.config, self.parts
-        prompts = (config.validation_prompts or parts.prompts)[: config.num_validation_images]
         with averaged(parts.ema, parts.trainable.values()):
             if parts.held_out:
-                numbers = held_out_metrics(
-                    parts.model, parts.reference, parts.objective, parts.noising, parts.held_out_maker, parts.held_out,
-                    draws=config.held_out_draws, autocast=self.accelerator.autocast, device=self.accelerator.device,
-                    baseline=parts.baseline,
-                )  # fmt: skip
+                numbers = parts.held_out_metrics(config, self.accelerator)
                 self.validations[str(self.step)] = numbers
                 self._log(numbers)
                 accuracy = numbers.get("held_out/accuracies", math.nan)  # of tied rankings there is none
                 self.say(f"step {self.step}: held-out accuracy {accuracy:.3f}, loss {numbers['held_out/loss']:.4f}")
-            if prompts:
-                draw_samples(
-                    parts.model, prompts, self.folder / "samples" / f"step_{self.step:06d}", seed=config.seed,
-                    steps=config.validation_inference_steps, guidance_scale=config.validation_guidance_scale, resolution=parts.resolution,
-                )  # fmt: skip
+            parts.write_samples(config, self.folder / "samples" / f"step_{self.step:06d}")
 
     def checkpoint(self) -> None:
         """Everything that ``restore`` needs. Raises TrainingError rather than saving weights that are not finite."""
@@ -235,16 +229,13 @@ class Run:
         part = self.folder / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         with averaged(parts.ema, parts.trainable.values()):
-            if config.train == "lora":
-                models.lora.save(parts.model, part)
-            else:
-                parts.model.pipeline().save_pretrained(part)
+            parts.save(config, part)
         shutil.rmtree(self.folder / name, ignore_errors=True)
         part.rename(self.folder / name)
         summary = {
             "steps": self.step, "result": str(self.folder / name), "step0": self.step0, **self.validations.get(str(self.step), {}),
             "warnings": self.warnings, "seconds": round(time.time() - self.started, 1), "notes": parts.notes,
         }  # fmt: skip
-        checkpoint.write_text(self.folder / "README.md", card(config, parts, summary))
+        checkpoint.write_text(self.folder / "README.md", parts.card(config, summary))
         checkpoint.write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
         return summary

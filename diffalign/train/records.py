@@ -27,12 +27,15 @@ def read_records(config: TrainConfig, point: Point) -> tuple[list[data.Record], 
         raise ConfigError(f"{config.method}: {missing}")
     train, held_out = data.hold_out(records, config.held_out, config.seed)
     kept_out = len(held_out)
-    train, held_out = _some(train, config.max_pairs, config.seed), _some(held_out, config.max_held_out_pairs, config.seed)
+    train, held_out = some(train, config.max_pairs, config.seed), some(held_out, config.max_held_out_pairs, config.seed)
     what = point.source
     if not train:
         raise ConfigError(f"no record is left to train on: {counts}; {kept_out} are held out (held_out {config.held_out})")
     notes = [f"data: {counts}"] + ([conversion] if conversion else [])
     notes.append(f"{what}: {len(train)} to train on, {kept_out} held out ({len(held_out)} measured), no prompt in both")
+    if masked := sum(record.mask is not None for record in [*train, *held_out]):
+        whole = len(train) + len(held_out) - masked
+        notes.append(f"masks: errors count within the mask of {masked} {what}" + (f", and everywhere in {whole}" if whole else ""))
     if config.held_out and not held_out:
         notes.append(f"no prompt fell into the held-out share of {config.held_out}: no held-out accuracy; raise held_out to get one")
     return train, held_out, notes
@@ -76,7 +79,7 @@ def key_of(records: list[data.Record]) -> str:
 NOT_SAID = {"chosen", "rejected", "sample", "samples", "source", "mask", "origin"}  # images, of which the ids tell, and where it came from
 
 
-def _some(records: list, limit: int | None, seed: int) -> list:
+def some(records: list, limit: int | None, seed: int) -> list:
     """At most ``limit`` records, those with the smallest hashes of their ids."""
     if limit is None or len(records) <= limit:
         return records

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +14,16 @@ from diffalign import data, models, objectives
 from diffalign.denoising import Draws
 from diffalign.train.batch import BatchMaker, Order
 from diffalign.train.config import TrainConfig
+from diffalign.train.diffusion import DiffusionParts
 from diffalign.train.errors import ConfigError
 from diffalign.train.labels import labels_of
 from diffalign.train.noising import Noising
 from diffalign.train.problems import SEVERAL_PROCESSES
 from diffalign.train.records import key_of, read_records
+from diffalign.train.run_config import RunConfig
 
 
-@dataclass
-class Parts:
-    """What the loop works with.
-
-    ``baseline``: what validation tells changes against: the base where it costs no copy, whatever the method's reference is.
-    ``starts_known``: the objective has a closed value while policy and reference agree. ``order``: which records a step sees.
-    ``held_out``: batches of indices into the store. ``trainable``: name -> parameter. ``ema``: the moving average of them, or None.
-    ``prompts``: what validation draws unless told otherwise. ``data``: the key of exactly these records.
-    """
-
-    model: models.DiffusionModel
-    reference: models.Reference | None
-    baseline: models.Reference | None
-    objective: objectives.Objective
-    noising: Noising
-    starts_known: bool
-    maker: BatchMaker
-    held_out_maker: BatchMaker
-    order: Order
-    held_out: list[list[int]]
-    trainable: dict[str, torch.nn.Parameter]
-    optimizer: Any
-    schedule: Any
-    ema: Any
-    resolution: int
-    prompts: list[str]
-    data: str
-    notes: list[str]
-
-
-def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Parts:
+def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> DiffusionParts:
     """Everything a run needs. What can be refused is refused before the first image is encoded.
 
     Raises:
@@ -73,36 +44,39 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Par
     store = encode(config, model, [*train, *held_out], resolution, quiet, own_captions=point.conditioning == "dual captions")
     model.release_encoders()
 
-    reference = models.make_reference(point.reference, model, ema=config.reference_ema_decay)
+    continued = config.init_lora is not None
+    if continued:
+        notes.append(continuing(config, model))
+    reference = models.make_reference(
+        point.reference, model, continued_adapter=continued, ema=config.reference_ema_decay, past=config.reference_lora
+    )
     notes.append("reference: " + ("none" if reference is None else reference.describe()))
-    baseline = models.make_reference("base", model) if config.train == "lora" and point.reference not in ("base", "start") else reference
+    baseline = reference
+    if config.train == "lora" and point.reference not in ("base", "start"):
+        baseline = models.make_reference("base", model, continued_adapter=continued)
     trainable = {name: parameter for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad}
     notes.append(f"trainable: {sum(p.numel() for p in trainable.values()):,} parameters in {len(trainable)} tensors")
 
-    from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    optimizer = _optimizer(config, list(trainable.values()))
-    schedule = get_scheduler(
-        config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_train_steps
-    )
+    optimizer = optimizer_of(config, list(trainable.values()))
     make = functools.partial(BatchMaker, model, store, sampler, point)
     n = len(train)
     measured = data.batches(store.buckets[n:], config.train_batch_size, epoch=0, seed=config.seed, drop_last=False) if held_out else []
-    return Parts(
+    return DiffusionParts(
         model=model,
         reference=reference,
         baseline=baseline,
         objective=objective,
         noising=Noising(point),
-        starts_known=_start_is_known(objective, train),
+        starts_known=start_is_known(objective, train),
         maker=make(seed=config.seed, flip=config.flip, caption_dropout=config.caption_dropout),
         held_out_maker=make(seed=config.seed + 10**9, flip=False, caption_dropout=0.0),
         order=Order(store.buckets[:n], config.train_batch_size, config.gradient_accumulation_steps, config.seed),
         held_out=[[n + i for i in batch] for batch in measured],
         trainable=trainable,
         optimizer=optimizer,
-        schedule=schedule,
+        schedule=schedule_of(config, optimizer),
         ema=None if config.ema_decay is None else EMAModel(trainable.values(), decay=config.ema_decay),
         resolution=resolution,
         prompts=list(dict.fromkeys(record.prompt for record in held_out or train)),
@@ -111,14 +85,22 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Par
     )
 
 
-def load(config: TrainConfig, device: torch.device) -> models.DiffusionModel:
-    """The model with what is trained in it: a fresh adapter in float32 on a base of the run's precision, or all its weights in float32."""
+def load_bare(config: TrainConfig, device: torch.device) -> models.DiffusionModel:
+    """The model of a run without what is trained: in the run's precision under an adapter, else in float32."""
     half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    model = models.load_model(
+    return models.load_model(
         config.model, config=config.model_config, vae=config.vae, variant=config.variant, device=device,
         dtype=half if config.train == "lora" else torch.float32, guidance=config.guidance,
+        max_sequence_length=config.max_sequence_length,
     )  # fmt: skip
-    if config.train == "lora":
+
+
+def load(config: TrainConfig, device: torch.device) -> models.DiffusionModel:
+    """The model with what is trained in it: an adapter in float32, fresh or continued, or all its weights in float32."""
+    model = load_bare(config, device)
+    if config.init_lora is not None:
+        models.lora.load(model.denoiser, config.init_lora)
+    elif config.train == "lora":
         named = config.lora_targets in ("attention", "attention+ff", "all-linear")
         targets = config.lora_targets if named else [name.strip() for name in config.lora_targets.split(",")]
         models.lora.add(model.denoiser, rank=config.lora_rank, alpha=config.lora_alpha, targets=targets, seed=config.seed)
@@ -128,6 +110,15 @@ def load(config: TrainConfig, device: torch.device) -> models.DiffusionModel:
         model.denoiser.enable_gradient_checkpointing()
     model.denoiser.train()
     return model
+
+
+def continuing(config: TrainConfig, model: models.DiffusionModel) -> str:
+    """The line that says that training goes on from an adapter, and what its references mean."""
+    adapter = model.denoiser.peft_config["default"]
+    return (
+        f"adapter: continues {config.init_lora} (rank {adapter.r}, alpha {adapter.lora_alpha:g}; lora_rank, lora_alpha and lora_targets "
+        "are its own). Reference start is that adapter as it was, reference base the model without it"
+    )
 
 
 def encode(
@@ -151,7 +142,7 @@ def encode(
 
 
 @contextmanager
-def accelerated(config: TrainConfig) -> Iterator[Any]:
+def accelerated(config: RunConfig) -> Iterator[Any]:
     """The run's Accelerator. Its process-wide state is given up at the end, so that the next run may use another precision or device.
 
     Raises:
@@ -179,7 +170,7 @@ def accelerated(config: TrainConfig) -> Iterator[Any]:
             GradientState._reset_state()
 
 
-def _start_is_known(objective: objectives.Objective, records: list[data.Record]) -> bool:
+def start_is_known(objective: objectives.Objective, records: list[data.Record]) -> bool:
     """Whether the loss has a closed value while policy and reference agree."""
     try:
         objective.loss_at_start(labels_of(records[:1]))
@@ -192,7 +183,15 @@ def _crop_at(seed: int, record_id: str, name: str) -> float:
     return Draws(seed, record_id, 0).uniform(name)
 
 
-def _optimizer(config: TrainConfig, parameters) -> torch.optim.Optimizer:
+def schedule_of(config: RunConfig, optimizer):
+    from diffusers.optimization import get_scheduler
+
+    return get_scheduler(
+        config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_train_steps
+    )
+
+
+def optimizer_of(config: RunConfig, parameters) -> torch.optim.Optimizer:
     betas = (config.adam_beta1, config.adam_beta2)
     if config.optimizer == "adafactor":
         from transformers import Adafactor

@@ -38,6 +38,8 @@ def preference_step(model, reference, objective, noising: Noising, batch: Batch,
 
     ``x_t = alpha x0 + sigma noise``, ``error = mean((prediction - target)^2)``, evidence ``-error/2`` (arXiv:2311.12908, eq. 14 with the
     timestep weight and T absorbed in beta). What more the objective reads of the outputs (``extra:...`` of its needs) is measured here.
+    A batch with a mask has all of these over the masked region alone, of policy and reference alike; x_t, and so what the networks see,
+    is the whole picture.
     ``baseline``: a ``Reference`` whose errors are reported and nothing else.
     """
     x_t, noise = noising(model, reference, batch, autocast)
@@ -46,19 +48,19 @@ def preference_step(model, reference, objective, noising: Noising, batch: Batch,
     if reference is not None:
         with autocast(), moe.recorded(model.denoiser) as expected_routing:
             expected = reference.predict(x_t, batch.t, batch.conditioning)
-        reference_error = denoising_error(expected, target)
+        reference_error = denoising_error(expected, target, batch.mask)
     baseline_error = reference_error
     if baseline is not None and baseline is not reference:
         with autocast():
-            baseline_error = denoising_error(baseline.predict(x_t, batch.t, batch.conditioning), target)
+            baseline_error = denoising_error(baseline.predict(x_t, batch.t, batch.conditioning), target, batch.mask)
     with autocast(), moe.recorded(model.denoiser) as routing:
         prediction = model.predict(x_t, batch.t, batch.conditioning)
-    policy_error = denoising_error(prediction, target)
+    policy_error = denoising_error(prediction, target, batch.mask)
     pairs = pairs_of(batch.labels)
     measures = {
-        "extra:drift": lambda: outputs.drift(prediction, expected),
-        "extra:cross": lambda: outputs.cross(prediction, target, expected),
-        "extra:balance": lambda: outputs.balance(prediction, target, pairs),
+        "extra:drift": lambda: outputs.drift(prediction, expected, batch.mask),
+        "extra:cross": lambda: outputs.cross(prediction, target, expected, batch.mask),
+        "extra:balance": lambda: outputs.balance(prediction, target, pairs, mask=batch.mask),
     }
     extra = {need.removeprefix("extra:"): measures[need]() for need in sorted(objective.needs) if need in measures}
     evidence = denoising_evidence(policy_error, reference_error, t=batch.t, pairs=pairs, extra=extra)

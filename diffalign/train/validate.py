@@ -59,8 +59,8 @@ def draw_samples(model, prompts: list[str], folder: Path, *, seed: int, steps: i
         pipeline.set_progress_bar_config(disable=True)
         for i, prompt in enumerate(prompts):
             image = pipeline(
-                **model.sampling_arguments(prompt, resolution, resolution), num_inference_steps=steps, guidance_scale=guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(seed + i),
+                **model.sampling_arguments(prompt, resolution, resolution), num_inference_steps=steps,
+                generator=torch.Generator("cpu").manual_seed(seed + i), **{model.guidance_argument: guidance_scale},
             ).images[0]  # fmt: skip
             paths.append(folder / f"{i:02d}.png")
             image.save(paths[-1])

@@ -41,10 +41,16 @@ def test_the_table_the_page_and_the_pictures(tmp_path):
 
 def test_every_offline_method_has_three_settings():
     """The others need other data than pairs of the shapes world (their own past samples) or are used at inference only."""
-    assert set(methods.names()) - set(GRID) == {"seppo", "diffusion-npo"}
+    assert set(methods.names()) - set(GRID) == {"seppo", "spin-diffusion", "diffusion-npo"}
     assert {len(settings) for settings in GRID.values()} == {3} and set(FORMS) <= set(GRID)
 
 
 def test_a_method_without_a_grid_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no tuning grid for seppo; methods with one: diffusion-dpo"):
         bench_methods(BenchConfig(output_dir=str(tmp_path), methods=["seppo"]))
+
+
+def test_a_folder_holds_the_results_of_one_model(tmp_path):
+    (tmp_path / "scores.json").write_text('{"model": "builtin:shapes"}')
+    with pytest.raises(ValueError, match="holds what builtin:shapes did, not builtin:shapes-flow: choose another output_dir"):
+        bench_methods(BenchConfig(output_dir=str(tmp_path), model="builtin:shapes-flow", methods=["diffusion-dpo"]))

@@ -81,6 +81,24 @@ def test_the_resolved_yaml_gives_the_same_configuration(name, tmp_path):
     assert again == first and again.to_yaml() == first.to_yaml()
 
 
+def test_numbers_are_read_where_text_is_kept(tmp_path):
+    text = "method: inpo\ninversion: {steps: 4, eta: 0.1}\ncolumns: {chosen: 1}\n"
+    config = written(tmp_path, text, *GOOD)
+    assert (config.inversion, config.columns) == ({"steps": "4", "eta": "0.1"}, {"chosen": "1"})
+    assert dict(config.point().inversion) == {"steps": 4, "eta": 0.1}
+
+
+@pytest.mark.parametrize("flag", ["--reference", "--beta"])
+def test_none_is_no_value(flag):
+    advice = ", or write --reference none for no reference" if flag == "--reference" else ""
+    assert refused([*GOOD, flag, "None"]) == [f"{flag} is None, which is no value: leave the option out for its default{advice}"]
+
+
+def test_a_preset_that_does_not_exist_is_all_that_is_said():
+    (line,) = refused(["--preset", "diffusion-dpo-sd51"])
+    assert line.startswith("unknown preset 'diffusion-dpo-sd51'; did you mean 'diffusion-dpo-sd15'?")
+
+
 @pytest.mark.parametrize("method", methods.names())
 def test_a_resolved_configuration_says_what_its_point_is(method, tmp_path):
     """Nothing is left to the table of methods; saying a default aloud is no other configuration; and it can be written down."""
@@ -120,6 +138,7 @@ def test_all_problems_are_said_together(tmp_path):
     ("# nothing\n", "c.yaml must hold 'name: value' lines; it holds nothing"),
     ("a: [1\n", "cannot read the configuration c.yaml: while parsing"),
     ("dry_run: true\n", "c.yaml: unknown option 'dry_run'"),
+    ("inversion: {steps: few}\nmethod: inpo\n", "inversion steps is 'few'; it must be a number"),
     ("preset: sdxl-lora-own-pair\n", "unknown preset 'sdxl-lora-own-pair'; did you mean 'sdxl-lora-own-pairs'?"),
     ("learning_rate: .nan\n", "c.yaml: learning_rate is nan; it must be a finite number"),
     ("lora_rank: 4.0\n", "c.yaml: lora_rank is 4.0; it must be a whole number"),
@@ -135,7 +154,7 @@ def test_a_file_that_is_wrong(text, message, tmp_path):
 @pytest.mark.parametrize(("flags", "message"), [
     (["--objective-options", "label_smoothing", "0.1"], "unknown option of dpo 'label_smoothing' (label_smoothing belongs to cdpo)"),
     (["--objective", "cdpo"], "cdpo needs beta"),
-    (["--objective", "dop"], "unknown objective 'dop'; did you mean 'dpo'?"),
+    (["--objective", "ddpo"], "unknown objective 'ddpo'; did you mean 'dpo'?"),
     (["--method", "difusion-dpo"], "unknown method 'difusion-dpo'; did you mean 'diffusion-dpo'?"),
     (["--beta", "1", "--objective-options", "beta", "2"], "beta is given twice"),
     (["--reference", "none"], "reference is 'none', but the objective dpo compares with one"),
@@ -164,7 +183,7 @@ def test_every_option_is_explained():
     """The help is the docstrings of the fields; one without would be an empty line there."""
     import inspect
 
-    source = inspect.getsource(TrainConfig)
+    source = "".join(inspect.getsource(kind) for kind in TrainConfig.__mro__ if dataclasses.is_dataclass(kind))
     for field in dataclasses.fields(TrainConfig):
         assert f"    {field.name}: " in source
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 2)[1]

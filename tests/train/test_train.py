@@ -176,7 +176,7 @@ def test_the_card(folders, pairs, tmp_path):
     text, summary = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "summary.json").read_text())
     for part in (
         "Diffusion-DPO of", "-log sigmoid(-beta/2", "arXiv:2311.12908, eq. 14", "data: 8 read, 8 kept", "LoRA of rank 2 on attention",
-        "beta = 5000; beta is in units of the mean-over-latent squared error", "No warnings.",
+        "dpo with beta = 5000: -p log sigma(z)", "l is a mean-over-latent squared error, evidence -l/2", "No warnings.",
         f"held-out preference accuracy: {summary['held_out/accuracies']:.3f}",
     ):  # fmt: skip
         assert part in text
