@@ -129,7 +129,7 @@ class Run:
         count = len(out.ids)
         found = {"loss": (reduce(out.terms, 1).detach(), count), **out.terms.metrics, **out.metrics}
         if self.parts.reference is not None and self.parts.starts_known:
-            found["loss_at_start"] = ((self.parts.objective.loss_at_start(out.labels) * out.terms.weight.detach()).sum(), count)
+            found["loss_at_start"] = ((self.parts.objective.loss_at_start(out.labels) * out.terms.weight.detach().cpu()).sum(), count)
         return {name: (float(total), n) for name, (total, n) in found.items()}
 
     def _refuse_loss(self, out: Measured) -> None:
