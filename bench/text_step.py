@@ -32,9 +32,10 @@ def write_model(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w0"))
+    words = ["<unk>", "<eos>", "<pad>", *(f"w{i}" for i in range(3, WORDS))]  # a special token must not be the beginning of a word
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w2").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
@@ -87,13 +88,13 @@ def run_ours(folder: Path, steps: int, precompute: bool) -> Clock:
         return parts
 
     config = TextConfig(
-        model=str(folder / "model"), data=str(folder / "pairs.jsonl"), output_dir=str(folder / "ours"), train="full", beta=BETA,
+        model=str(folder / "model"), data=str(folder / "pairs.jsonl"), output_dir=str(folder / f"ours-{precompute}"), train="full", beta=BETA,
         learning_rate=LEARNING_RATE, lr_scheduler="constant", adam_weight_decay=0.0, train_batch_size=PAIRS, max_train_steps=steps + 1,
         held_out=0.0, num_validation_samples=0, validation_steps=10**6, checkpointing_steps=10**6, logging_steps=1, device="cpu",
         precompute_ref_log_probs=precompute,
     )  # fmt: skip
     run(config.resolved(), timed, quiet=True)
-    clock.losses = [json.loads(line)["loss"] for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()]
+    clock.losses = [json.loads(line)["loss"] for line in (folder / f"ours-{precompute}" / "metrics.jsonl").read_text().splitlines()]
     return clock
 
 

@@ -42,10 +42,11 @@ def read(sample: Any) -> Image.Image:
         if sample.dtype != np.uint8 or sample.ndim != 3 or sample.shape[-1] != 3:
             raise ValueError(f"an array is uint8 (H, W, 3), got {sample.dtype} {sample.shape}")
         return Image.fromarray(sample)
-    if isinstance(sample, bytes):
-        sample = Image.open(io.BytesIO(sample))
-    elif isinstance(sample, str | Path):
-        sample = Image.open(sample)
+    if isinstance(sample, bytes | str | Path):
+        image = Image.open(io.BytesIO(sample) if isinstance(sample, bytes) else sample)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # of an image that is ours: without a turn it would be copied
+        return image
     if not isinstance(sample, Image.Image):
         raise ValueError(f"an image is a path, bytes, a PIL image, a uint8 array or a tensor, got {type(sample).__name__}")
     sample.load()
@@ -57,7 +58,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def rounded(pixels: Tensor) -> Tensor:

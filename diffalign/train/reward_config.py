@@ -45,7 +45,7 @@ class RewardConfig:
     label_smoothing: float = 0.0
     """Share of labels taken to be wrong (bradley-terry)."""
     in_batch_negatives: bool = False
-    """Choose among all images and captions of the batch, not between the pair's two images (in PickScore's code, off in its run)."""
+    """Choose among all images and captions of the batch, not between the pair's two images (in PickScore's code, off by default)."""
     groups: int = 1
     """Rewards to learn, one for each group of raters that agree (MaxMin-RLHF's mixture). Raters are told apart by the column origin."""
     assign_steps: int = 100

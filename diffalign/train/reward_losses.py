@@ -73,7 +73,7 @@ def against_batch(scores: Tensor, pairs: Tensor, probability: Tensor, same_capti
     Returns:
         (B,).
 
-    Source: yuvalkirstain/PickScore, trainer/criterions/clip_criterion.py (``in_batch_negatives``, off in the published run).
+    Source: yuvalkirstain/PickScore, trainer/criterions/clip_criterion.py (``in_batch_negatives``, off by default).
     *Deviates:* a caption that occurs twice in a batch is no negative of itself.
     """
     count = len(pairs)
