@@ -74,7 +74,7 @@ def run_ours(folder: Path, steps: int, precompute: bool) -> Clock:
     from diffalign.llm.setup import build
     from diffalign.train.loop import run
 
-    clock = Clock()
+    clock, output = Clock(), folder / f"ours-{precompute}"
 
     def timed(*args, **kwargs):
         parts = build(*args, **kwargs)
@@ -88,13 +88,13 @@ def run_ours(folder: Path, steps: int, precompute: bool) -> Clock:
         return parts
 
     config = TextConfig(
-        model=str(folder / "model"), data=str(folder / "pairs.jsonl"), output_dir=str(folder / f"ours-{precompute}"), train="full", beta=BETA,
+        model=str(folder / "model"), data=str(folder / "pairs.jsonl"), output_dir=str(output), train="full", beta=BETA,
         learning_rate=LEARNING_RATE, lr_scheduler="constant", adam_weight_decay=0.0, train_batch_size=PAIRS, max_train_steps=steps + 1,
         held_out=0.0, num_validation_samples=0, validation_steps=10**6, checkpointing_steps=10**6, logging_steps=1, device="cpu",
         precompute_ref_log_probs=precompute,
     )  # fmt: skip
     run(config.resolved(), timed, quiet=True)
-    clock.losses = [json.loads(line)["loss"] for line in (folder / f"ours-{precompute}" / "metrics.jsonl").read_text().splitlines()]
+    clock.losses = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     return clock
 
 
