@@ -25,6 +25,7 @@ from diffalign.rewards.score_cache import ScoreCache, default_folder
 
 Layout = Literal["auto", "folder", "sidecar", "imagefolder", "geneval", "hpsv2", "unigenbench", "imagereward"]
 SLOWEST_SHARD = timedelta(days=2)  # how long processes that are done wait for the others
+ROUNDING = 1e-5  # of a score: the same sample may differ by it from one place in a batch to another
 
 
 class CallError(ValueError):
@@ -139,7 +140,7 @@ def _report(command: ScoreCommand, rewards: Mapping[str, Reward], items: list[It
         output.print_summary(facts)
     for name, row in facts.items():
         finite = [score for score in found.scores[name] if score == score]
-        if len(items) > 1 and len(finite) > 1 and min(finite) == max(finite):
+        if len(items) > 1 and len(finite) > 1 and max(finite) - min(finite) <= ROUNDING * max(map(abs, finite)):
             print(f"diffalign score: all {len(finite)} scores of {name} are equal ({finite[0]:g}): is it loaded well?", file=sys.stderr)
         if row["errors"] == len(items):
             first = next(error for error in found.errors[name] if error)
