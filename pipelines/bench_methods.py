@@ -62,6 +62,14 @@ GRID: dict[str, tuple[Settings, ...]] = {  # three settings each; published beta
     "rankdpo": dpo_like(1000.0),
     "capo": dpo_like(100.0),
     "sft": rates(2e-4, 5e-4, 1e-3),
+    "inversion-dcpo": dpo_like(500.0),
+    "soft-ipo": dpo_like(250.0),
+    "inversion-mapo": rates(2e-4, 5e-4, 1e-3),
+}
+COMBINATIONS: dict[str, Settings] = {  # points that nobody published: what stays the same over their grid
+    "inversion-dcpo": {"method": "dcpo", "noising": "ddim-inversion", "inversion": FEW_STEPS},
+    "soft-ipo": {"method": "diffusion-dpo", "objective": "ipo"},
+    "inversion-mapo": {"method": "mapo-paper", "noising": "ddim-inversion", "inversion": FEW_STEPS},
 }
 # Errors of a flow are larger than of epsilon, so its beta is smaller; layout, colours and background are decided at high noise.
 GRIDS = {
@@ -79,7 +87,7 @@ class BenchConfig:
     model: Literal["builtin:shapes", "builtin:shapes-flow"] = TRAINING.model
     """The embedded model, or the same world by flow matching."""
     methods: list[str] = dataclasses.field(default_factory=lambda: list(GRID))
-    """Which methods."""
+    """Which methods, and which combinations of their parts that nobody published."""
     seeds: int = 3
     """Trainings of the chosen setting, each judged with a seed of its own."""
     max_train_steps: int = 150
@@ -114,8 +122,8 @@ class Bench:
             "output_dir": str(self.folder / name),
             "cache_dir": str(self.folder / "cache"),
         }
-        shared = {**self.training.to_dict(), "method": method, "beta": None, "seed": seed, "max_train_steps": self.config.max_train_steps}
-        run = TrainConfig(**{**shared, **places, **settings})
+        shared = {**self.training.to_dict(), "beta": None, "seed": seed, "max_train_steps": self.config.max_train_steps}
+        run = TrainConfig(**{**shared, **places, **COMBINATIONS.get(method, {"method": method}), **settings})
         return train(run, quiet=self.quiet)
 
     def scores(self, name: str, split: str, seed: int, adapter: str | None) -> np.ndarray:
@@ -192,7 +200,7 @@ def _measure(bench: Bench, method: str) -> dict:
     prompts = [prompt for seed in range(bench.config.seeds) for prompt in bench.prompts("test", seed)]
     both = compare(np.concatenate(aligned), np.concatenate(before), groups=np.unique(prompts, return_inverse=True)[1])
     return {
-        "method": method, "win_rate": both.win_rate, "win_rate_ci": both.win_rate_ci, "by_seed": [r.win_rate for r in each],
+        "method": method, "combination": COMBINATIONS.get(method), "win_rate": both.win_rate, "win_rate_ci": both.win_rate_ci, "by_seed": [r.win_rate for r in each],
         "score_base": both.mean_b, "score": both.mean_a, "gap_closed": (both.mean_a - both.mean_b) / (bench.ceiling - both.mean_b),
         "winner_error": _mean(runs, "held_out/chosen_change"), "loser_error": _mean(runs, "held_out/rejected_change"),
         "held_out_accuracy": _mean(runs, "held_out/accuracies"), "seconds": float(np.median([run["seconds"] for run in runs])),
@@ -205,7 +213,7 @@ def _mean(runs: list[dict], name: str) -> float | None:
 
 
 # What a method reads beside the two images. The judge's scores and the captions' own grammar stand in for a reward and a captioner.
-FORMS = {"smpo": "soft", "rankdpo": "soft", "capo": "margins", "dcpo": "captions"}
+FORMS = {"smpo": "soft", "rankdpo": "soft", "soft-ipo": "soft", "capo": "margins", "dcpo": "captions", "inversion-dcpo": "captions"}
 
 
 def _pairs(form: str, folder: Path) -> Path:

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from diffalign import methods
-from diffalign.pipelines.bench_methods import FORMS, GRID, BenchConfig, bench_methods
+from diffalign.pipelines.bench_methods import COMBINATIONS, FORMS, GRID, BenchConfig, bench_methods
 from diffalign.pipelines.bench_page import write
+from diffalign.train import TrainConfig
 
 TRIED = [
     {"settings": {"learning_rate": 1e-3, "beta": 500.0}, "score_change": 0.01},
@@ -41,8 +42,18 @@ def test_the_table_the_page_and_the_pictures(tmp_path):
 
 def test_every_offline_method_has_three_settings():
     """The others need other data than pairs of the shapes world (their own past samples) or are used at inference only."""
+    assert set(GRID) - set(methods.names()) == set(COMBINATIONS)
     assert set(methods.names()) - set(GRID) == {"seppo", "spin-diffusion", "diffusion-npo"}
     assert {len(settings) for settings in GRID.values()} == {3} and set(FORMS) <= set(GRID)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_combination_is_a_point_that_no_method_is(name):
+    points = [TrainConfig(**{**COMBINATIONS[name], **settings}).point() for settings in GRID[name]]
+    assert not any(point.refusals() for point in points)
+    published = [methods.get(other).point for other in methods.names()]
+    said = [(other.noising, other.conditioning, other.objective) for other in published]
+    assert all((point.noising, point.conditioning, point.objective) not in said for point in points)
 
 
 def test_a_method_without_a_grid_is_refused(tmp_path):
