@@ -200,7 +200,8 @@ def _measure(bench: Bench, method: str) -> dict:
     prompts = [prompt for seed in range(bench.config.seeds) for prompt in bench.prompts("test", seed)]
     both = compare(np.concatenate(aligned), np.concatenate(before), groups=np.unique(prompts, return_inverse=True)[1])
     return {
-        "method": method, "combination": COMBINATIONS.get(method), "win_rate": both.win_rate, "win_rate_ci": both.win_rate_ci, "by_seed": [r.win_rate for r in each],
+        "method": method, "combination": COMBINATIONS.get(method),
+        "win_rate": both.win_rate, "win_rate_ci": both.win_rate_ci, "by_seed": [r.win_rate for r in each],
         "score_base": both.mean_b, "score": both.mean_a, "gap_closed": (both.mean_a - both.mean_b) / (bench.ceiling - both.mean_b),
         "winner_error": _mean(runs, "held_out/chosen_change"), "loser_error": _mean(runs, "held_out/rejected_change"),
         "held_out_accuracy": _mean(runs, "held_out/accuracies"), "seconds": float(np.median([run["seconds"] for run in runs])),
