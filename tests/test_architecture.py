@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "llm": {"objectives", "train", "models", "data"},
     "worlds": {"models", "data", "denoising"},
     "rewards": set(),
-    "eval": {"models", "rewards"},
+    "eval": {"models", "rewards", "worlds", "data", "objectives", "denoising", "methods", "train"},
     "pipelines": {"train", "models", "data", "worlds", "rewards", "eval", "methods", "objectives", "denoising", "llm"},
     "extras": set(),  # diffalign/extras.py: open to everyone, needs nobody
 }
