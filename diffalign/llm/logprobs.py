@@ -3,8 +3,8 @@ r"""Log-probabilities of chosen tokens without the logits of all of them: a head
     log pi(y | h) = l_y - log sum_v exp l_v,        l = f(W h + b),   f(x) = c tanh(s x / c), or s x without a cap c
 
 The forward pass keeps one number a position (the log of the sum); the backward pass computes the logits of a chunk again and turns them
-into their gradient in place, dl_v = g (1[v = y] - pi(v | h)) f'. So of a [batch, length, vocabulary] tensor a chunk exists at a time,
-and the prompt's positions never get logits at all.
+into their gradient in place, dl_v = g (1[v = y] - pi(v | h)) f'. A chunk is some positions by some words (the sum over words is kept with
+its largest exponent so far), so of a [batch, length, vocabulary] tensor that much exists at a time; prompts never get logits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from diffalign.objectives.evidence import upcast
 
-CHUNK_LOGITS = 2**23  # logits of a chunk unless said otherwise: 32 MiB in float32
+CHUNK_LOGITS = 2**23  # logits that exist at once: 32 MiB in float32
+CHUNK_ROWS = 2048  # positions of a chunk unless said otherwise; so many words of theirs at a time as make CHUNK_LOGITS
 
 
 class States(NamedTuple):
@@ -55,14 +56,14 @@ class Head:
 
         Args:
             hidden: (M, H) last hidden states of the positions that predict the targets. targets: (M,) int64.
-            chunk: positions whose logits exist at once; default: as many as make 32 MiB of float32 logits.
+            chunk: positions whose logits exist at once, of as many words as make 32 MiB in float32; default 2048.
 
         Raises:
             ValueError: a chunk below 1, or shapes that do not match.
         """
         if hidden.ndim != 2 or targets.shape != hidden.shape[:1]:
             raise ValueError(f"hidden must be (M, H) and targets (M,); got {tuple(hidden.shape)} and {tuple(targets.shape)}")
-        settings = (self.scale, self.cap, self._chunk(chunk), self._dtype(hidden))
+        settings = (self.scale, self.cap, _rows(chunk, CHUNK_ROWS), self._dtype(hidden))
         return _ChunkedLogps.apply(hidden, self.linear.weight, self.linear.bias, targets, *settings)
 
     def divergence(self, states: States, other: States, chunk: int | None = None) -> Tensor:
@@ -71,19 +72,19 @@ class Head:
         Args:
             states, other: of the policy and of what it is compared with, of the same positions.
         """
-        settings = (self.scale, self.cap, self._chunk(chunk), self._dtype(states.hidden))
+        rows = min(_rows(chunk, CHUNK_ROWS), max(1, CHUNK_LOGITS // len(states.weight)))  # of all words at once
+        settings = (self.scale, self.cap, rows, self._dtype(states.hidden))
         return _ChunkedDivergence.apply(*states, *(None if value is None else value.detach() for value in other), *settings)
-
-    def _chunk(self, chunk: int | None) -> int:
-        if chunk is None:
-            return max(1, CHUNK_LOGITS // self.linear.weight.shape[0])
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}; it must be at least 1 position")
-        return chunk
 
     def _dtype(self, hidden: Tensor) -> torch.dtype:
         device = hidden.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.linear.weight.dtype
+
+
+def _rows(chunk: int | None, default: int) -> int:
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least 1 position")
+    return default if chunk is None else chunk
 
 
 def plain_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -98,14 +99,21 @@ class _ChunkedLogps(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, targets, scale, cap, chunk, dtype):
         kept = hidden.new_empty(len(hidden), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
         picked, squares = torch.empty_like(kept), torch.empty_like(kept)
+        blocks = _Blocks(hidden, weight, bias, scale, cap, chunk, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks(len(hidden), chunk):
-                logits, _ = _logits(hidden[rows], weight, bias, scale, cap, dtype)
-                picked[rows] = logits.gather(1, targets[rows, None]).squeeze(1)
-                largest = logits.amax(1, keepdim=True)
-                total = logits.sub_(largest).exp_().sum(1).log_()
-                kept[rows] = total + largest.squeeze(1)
-                squares[rows] = logits.square_().sum(1).log_() - 2 * total
+                largest = torch.full_like(kept[rows], -torch.inf)
+                total, doubled = torch.zeros_like(largest), torch.zeros_like(largest)
+                for words in blocks.words:
+                    logits, _ = blocks.logits(rows, words)
+                    place, inside = _place(targets[rows], words)
+                    picked[rows] = torch.where(inside, logits.gather(1, place).squeeze(1), picked[rows])
+                    largest, before = torch.maximum(largest, logits.amax(1)), largest
+                    shrunk = (before - largest).exp_()
+                    total = total.mul_(shrunk).add_(logits.sub_(largest[:, None]).exp_().sum(1))
+                    doubled = doubled.mul_(shrunk.square_()).add_(logits.square_().sum(1))
+                total.log_()
+                kept[rows], squares[rows] = largest + total, doubled.log_() - 2 * total
         ctx.save_for_backward(hidden, weight, bias, targets, kept)
         ctx.settings = scale, cap, chunk, dtype
         ctx.mark_non_differentiable(squares)
@@ -116,14 +124,43 @@ class _ChunkedLogps(torch.autograd.Function):
     def backward(ctx, gradient, _):
         hidden, weight, bias, targets, kept = ctx.saved_tensors
         scale, cap, chunk, dtype = ctx.settings
-        wanted = _Gradients(ctx, hidden, weight, bias)
+        wanted, blocks = _Gradients(ctx, hidden, weight, bias), _Blocks(hidden, weight, bias, scale, cap, chunk, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks(len(hidden), chunk):
-                logits, slope = _logits(hidden[rows], weight, bias, scale, cap, dtype, slopes=True)
-                g = gradient[rows, None].to(logits.dtype)
-                logits.sub_(kept[rows, None]).exp_().mul_(-g).scatter_add_(1, targets[rows, None], g)
-                wanted.add(rows, logits, slope, scale, dtype)
-        return wanted.of_hidden, wanted.of_weight, wanted.of_bias, None, None, None, None, None
+                g = gradient[rows, None].to(kept.dtype)
+                for words in blocks.words:
+                    logits, slope = blocks.logits(rows, words, slopes=True)
+                    place, inside = _place(targets[rows], words)
+                    logits.sub_(kept[rows, None]).exp_().mul_(-g).scatter_add_(1, place, g * inside[:, None])
+                    wanted.add(rows, words, logits, slope, scale, dtype)
+        return wanted.hidden_gradient(), wanted.of_weight, wanted.of_bias, None, None, None, None, None
+
+
+class _Blocks:
+    """Logits of some positions and some words at a time, all in one piece of memory: fresh pages cost a CPU as much as the product."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, cap: float | None, chunk: int, dtype):
+        self.states, self.weight, self.bias, self.bend, self.dtype = hidden, weight, bias, (scale, cap), dtype
+        chunk = max(1, min(chunk, len(hidden)))
+        block = min(len(weight), max(1, CHUNK_LOGITS // chunk))
+        self.words = list(_chunks(len(weight), block))
+        self.memory = hidden.new_empty(chunk * block, dtype=dtype)
+
+    def logits(self, rows: slice, words: slice, slopes: bool = False) -> tuple[Tensor, Tensor | None]:
+        """As ``_logits``, of the words alone; gone with the next call."""
+        states, weight = self.states[rows].to(self.dtype), self.weight[words].to(self.dtype)
+        out = self.memory[: len(states) * len(weight)].view(len(states), len(weight))
+        if self.bias is None:
+            torch.mm(states, weight.T, out=out)
+        else:
+            torch.addmm(self.bias[words].to(self.dtype), states, weight.T, out=out)
+        return _bent(upcast(out), *self.bend, slopes)
+
+
+def _place(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+    """(rows, 1) where among the words a target is, anywhere if it is not among them, and (rows,) whether it is."""
+    place = targets - words.start
+    return place.clamp(0, words.stop - words.start - 1)[:, None], (place >= 0) & (place < words.stop - words.start)
 
 
 class _ChunkedDivergence(torch.autograd.Function):
@@ -153,30 +190,34 @@ class _ChunkedDivergence(torch.autograd.Function):
                 logits, slope = _logits(hidden[rows], weight, bias, scale, cap, dtype, slopes=True)
                 other, _ = _logits(other_hidden[rows], other_weight, other_bias, scale, cap, dtype)
                 logits = logits.softmax(1).sub_(other.softmax(1)).mul_(gradient[rows, None].to(logits.dtype))
-                wanted.add(rows, logits, slope, scale, dtype)
-        return wanted.of_hidden, wanted.of_weight, wanted.of_bias, None, None, None, None, None, None, None
+                wanted.add(rows, slice(None), logits, slope, scale, dtype)
+        return wanted.hidden_gradient(), wanted.of_weight, wanted.of_bias, None, None, None, None, None, None, None
 
 
 class _Gradients:
-    """Gradients of hidden states, weight and bias, as far as they are wanted, added up from those of the logits of one chunk at a time."""
+    """Gradients of hidden states, weight and bias, as far as they are wanted, added up from those of the logits of one block at a time."""
 
     def __init__(self, ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None):
         self.hidden, self.weight = hidden, weight
-        self.of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        sums = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self.of_hidden = torch.zeros_like(hidden, dtype=sums) if ctx.needs_input_grad[0] else None
         self.of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         self.of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
 
-    def add(self, rows: slice, logits: Tensor, slope: Tensor | None, scale: float, dtype: torch.dtype) -> None:
-        """``logits``: (rows, V) gradients of what follows factor and cap, changed in place."""
+    def add(self, rows: slice, words: slice, logits: Tensor, slope: Tensor | None, scale: float, dtype: torch.dtype) -> None:
+        """``logits``: (rows, words) gradients of what follows factor and cap, changed in place."""
         if slope is not None:
             logits.mul_(slope)
         logits = logits.mul_(scale).to(dtype) if scale != 1 else logits.to(dtype)
         if self.of_hidden is not None:
-            self.of_hidden[rows] = (logits @ self.weight.to(dtype)).to(self.hidden.dtype)
+            _add_product(self.of_hidden[rows], logits, self.weight[words].to(dtype))
         if self.of_weight is not None:
-            _add_product(self.of_weight, logits, self.hidden[rows].to(dtype))
+            _add_product(self.of_weight[words], logits.T, self.hidden[rows].to(dtype))
         if self.of_bias is not None:
-            self.of_bias += logits.sum(0)
+            self.of_bias[words] += logits.sum(0)
+
+    def hidden_gradient(self) -> Tensor | None:
+        return None if self.of_hidden is None else self.of_hidden.to(self.hidden.dtype)
 
 
 def _chunks(count: int, size: int) -> Iterator[slice]:
@@ -185,7 +226,11 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 def _logits(hidden, weight, bias, scale, cap, dtype, slopes=False) -> tuple[Tensor, Tensor | None]:
     """(rows, V) logits that may be changed in place, in float32 (float64), and the slope 1 - tanh^2 of a cap where asked for."""
-    logits = upcast(F.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)))
+    return _bent(upcast(F.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))), scale, cap, slopes)
+
+
+def _bent(logits: Tensor, scale: float, cap: float | None, slopes: bool) -> tuple[Tensor, Tensor | None]:
+    """Factor and cap, in place; the slope as ``_logits`` gives it."""
     if scale != 1:
         logits.mul_(scale)
     if cap is None:
@@ -196,8 +241,8 @@ def _logits(hidden, weight, bias, scale, cap, dtype, slopes=False) -> tuple[Tens
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left^T right, without a second tensor of its size where the dtypes are one."""
+    """total += left right, without a second tensor of its size where the dtypes are one."""
     if total.dtype == left.dtype:
-        total.addmm_(left.T, right)
+        total.addmm_(left, right)
     else:
-        total += left.T @ right
+        total += left @ right

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffalign.llm import logprobs
 from diffalign.llm.logprobs import Head, States, plain_logps
 
 VARIANTS = {"plain": (1.0, None, False), "bias and scale": (0.7, None, True), "cap": (1.0, 3.0, False), "all": (1.3, 2.0, True)}
@@ -38,7 +39,10 @@ def both(made: Head, numbers: dict, chunk: int | None):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("chunk", [1, 4, 11, 100, None])
-def test_chunks_are_the_plain_computation(variant, chunk, numbers):
+@pytest.mark.parametrize("at_once", [1, 30, 2**23])
+def test_chunks_are_the_plain_computation(variant, chunk, at_once, numbers, monkeypatch):
+    """Positions by words: of 11 by 37 as many as there may be at once, one alone at the least."""
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", at_once)
     (plain, of_plain), (chunked, of_chunked) = both(head(variant), numbers, chunk)
     assert (plain - chunked).abs().max() < 1e-12
     for a, b in zip(of_plain, of_chunked, strict=True):
@@ -56,7 +60,9 @@ def test_two_tokens_by_hand():
     assert hidden.grad.flatten().tolist() == pytest.approx([-0.5, 0.11920292202211755], abs=1e-15)
 
 
-def test_the_sum_of_squares(numbers):
+@pytest.mark.parametrize("at_once", [20, 2**23])
+def test_the_sum_of_squares(at_once, numbers, monkeypatch):
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", at_once)
     made = head("all")
     _, squares = made.logps(numbers["hidden"].requires_grad_(), numbers["targets"], 4)
     probabilities = made.logits(numbers["hidden"]).softmax(1)
