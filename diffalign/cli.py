@@ -13,11 +13,18 @@ USAGE = """diffalign: align generative models with preferences
                                          fine-tune a model on preference pairs (a language model: --modality text)
   diffalign train-reward --data DATA --model CLIP [...]
                                          a reward of your own from preference pairs, in PickScore's format
+  diffalign generate --model MODEL --prompts SET --output-dir DIR [...]
+                                         pictures of a list of prompts by a model, an adapter or a training run
   diffalign score IMAGES... --reward ID... [...]
                                          images on disk by published rewards or functions of your own, as a table
+  diffalign compare A B [--metrics ...] [...]
+                                         two such tables: who wins by each reward, and how sure that is
+  diffalign eval --models A B... [--baseline BASE] [--prompts LIST] [--rewards ...] [...]
+                                         draw, score, compare and check models: who wins, how sure that is, as a page
   diffalign self-play [--model MODEL --data DATA] [...]
                                          rounds of SPIN-Diffusion or SePPO: the data's pictures against the model's own
-  diffalign bench-methods                every method on the embedded model, with the same tuning budget (an hour or more on a CPU)
+  diffalign bench-methods [--modality text]
+                                         every method on an embedded model, with the same tuning budget (an hour or more on a CPU)
   diffalign presets                      the named runs
   diffalign methods                      what can be trained today
   diffalign objectives                   every loss: formula, source, what it reads, options, what is not verified
@@ -134,6 +141,12 @@ def _train_reward(argv: list[str]) -> int:
     return reward.run(argv)
 
 
+def _generate(argv: list[str]) -> int:
+    from diffalign.eval import generate_command
+
+    return generate_command.run(argv)
+
+
 def _score(argv: list[str]) -> int:
     from diffalign.rewards import command
 
@@ -141,6 +154,18 @@ def _score(argv: list[str]) -> int:
         return command.run(argv)
     except command.CallError as error:
         return _fail(str(error), 2)
+
+
+def _eval(argv: list[str]) -> int:
+    from diffalign.eval import eval_command
+
+    return eval_command.run(argv)
+
+
+def _compare(argv: list[str]) -> int:
+    from diffalign.eval import compare_command
+
+    return compare_command.run(argv)
 
 
 def _plain(show):
@@ -224,10 +249,16 @@ def doctor() -> None:
 def _bench_methods(argv: list[str]) -> int:
     import tyro
 
-    from diffalign.pipelines.bench_methods import BenchConfig, bench_methods
+    from diffalign.train.command import asked_modality
 
-    config = tyro.cli(BenchConfig, args=argv, prog="diffalign bench-methods")
-    bench_methods(config)
+    if asked_modality(argv) == "text":
+        from diffalign.pipelines.bench_text import TextBenchConfig as Config
+        from diffalign.pipelines.bench_text import bench_text as bench
+    else:
+        from diffalign.pipelines.bench_methods import BenchConfig as Config
+        from diffalign.pipelines.bench_methods import bench_methods as bench
+    config = tyro.cli(Config, args=argv, prog="diffalign bench-methods")
+    bench(config)
     print(f"{config.output_dir}/methods.md  {config.output_dir}/methods.html  {config.output_dir}/methods.json")
     return 0
 
@@ -252,7 +283,10 @@ COMMANDS = {
     "demo": _demo,
     "train": _train,
     "train-reward": _train_reward,
+    "generate": _generate,
     "score": _score,
+    "compare": _compare,
+    "eval": _eval,
     "self-play": _self_play,
     "bench-methods": _bench_methods,
     "presets": _plain(presets),

@@ -67,7 +67,7 @@ class Grid:
 class Curve:
     """Lines over one x axis. ``series``: name -> [(x, y), ...]; ``lines``: name -> y, horizontal marks such as a ceiling.
 
-    Points that are not finite are left out of the drawing and counted under it.
+    Points that are not finite, or None, are left out of the drawing and counted under it.
 
     Raises:
         ValueError: there is not one finite point to draw, or a mark is not finite.
@@ -89,7 +89,7 @@ class Curve:
 
     def points(self, name: str) -> list[tuple[float, float]]:
         """The finite points of one series."""
-        return [(float(x), float(y)) for x, y in self.series[name] if math.isfinite(x) and math.isfinite(y)]
+        return [(float(x), float(y)) for x, y in self.series[name] if _finite(x) and _finite(y)]
 
     @property
     def left_out(self) -> int:
@@ -114,3 +114,7 @@ class Interval:
     def __post_init__(self):
         if not all(math.isfinite(number) for number in (self.value, self.low, self.high)) or self.low > self.high:
             raise ValueError(f"the interval {self.name!r} needs finite numbers with low <= high: {self.value} [{self.low}, {self.high}]")
+
+
+def _finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)

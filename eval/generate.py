@@ -26,10 +26,22 @@ def generate(
     Returns:
         (N, 3, H, W) float32 in [0, 1] on the CPU.
     """
-    pipeline.set_progress_bar_config(disable=True)
     pictures = []
     for start in tqdm(range(0, len(prompts), batch_size), desc=f"draw {name}".rstrip(), unit="batch", disable=quiet):
         batch = prompts[start : start + batch_size]
-        generators = [torch.Generator("cpu").manual_seed(seed_of(prompt, index, seed)) for prompt in batch]
-        pictures.append(pipeline(batch, generator=generators, output_type="pt", **settings).images.float().cpu())
+        pictures.append(draw(pipeline, [seed_of(prompt, index, seed) for prompt in batch], prompt=batch, **settings))
     return torch.cat(pictures)
+
+
+def draw(pipeline, seeds: list[int], **arguments) -> torch.Tensor:
+    """One call of a pipeline, each of its pictures from a generator of its own, on the CPU: the same noise on every device.
+
+    Args:
+        seeds: of the B pictures. arguments: of the call, with B prompts.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1] on the CPU, as the pipeline gives them: not finite where it overflowed.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return pipeline(**arguments, generator=generators, output_type="pt").images.float().cpu()

@@ -38,7 +38,7 @@ section { margin-top: 56px; }
 .pair .wins .under b { color: var(--ink); font-weight: 650; }
 .pair .under b { font-weight: 400; }
 .pair figcaption { font-size: .92rem; line-height: 1.4; margin-top: 3px; overflow-wrap: anywhere; }
-.pair .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 details { margin-top: 22px; }
 summary { cursor: pointer; color: var(--accent); width: fit-content; padding: 6px 2px; font-weight: 550; border-radius: 4px; }

@@ -29,15 +29,23 @@ def interval_ticks(intervals: list[Interval]) -> list[float]:
 
 
 def interval_track(interval: Interval, axis: list[float]) -> str:
-    """One whisker with its dot, as wide as the page gives it (all positions in per cent)."""
-    low, value, high = (_percent(x, axis) for x in (interval.low, interval.value, interval.high))
-    half = _percent(0.5, axis)
+    """One whisker with its dot, as wide as the page gives it (all positions in per cent), and the line at one half."""
     label = f"{interval.name}: {interval.value:.3f}, from {interval.low:.3f} to {interval.high:.3f}"
-    caps = "".join(f'<line class="whisker" x1="{x}" x2="{x}" y1="-5" y2="5"/>' for x in (low, high))
+    return track(interval.value, (interval.low, interval.high), axis, mark=0.5, label=label)
+
+
+def track(value: float, ends: tuple[float, float] | None, axis: list[float], *, mark: float, label: str) -> str:
+    """A dot, its whisker where there are ends, and a dashed line at ``mark``, on an axis of ticks."""
+    dot, half = _percent(value, axis), _percent(mark, axis)
+    whisker = ""
+    if ends is not None:
+        low, high = (_percent(end, axis) for end in ends)
+        caps = "".join(f'<line class="whisker" x1="{x}" x2="{x}" y1="-5" y2="5"/>' for x in (low, high))
+        whisker = f'<line class="whisker" x1="{low}" x2="{high}" y1="0" y2="0"/>{caps}'
     return (
         f'<svg class="track" width="100%" height="44" role="img" aria-label="{escape(label)}">{_rules(axis)}'
         f'<line class="half" x1="{half}" x2="{half}" y1="0" y2="100%"/><svg y="50%" width="100%" height="1" overflow="visible">'
-        f'<line class="whisker" x1="{low}" x2="{high}" y1="0" y2="0"/>{caps}<circle class="dot" cx="{value}" cy="0" r="5.5"/></svg></svg>'
+        f'{whisker}<circle class="dot" cx="{dot}" cy="0" r="5.5"/></svg></svg>'
     )
 
 

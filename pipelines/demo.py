@@ -20,7 +20,7 @@ from diffalign.pipelines import learned_reward
 from diffalign.pipelines.demo_page import write_page
 from diffalign.pipelines.pairs import build_pairs, write
 from diffalign.rewards import Reward
-from diffalign.train import TrainConfig, train
+from diffalign.train import ConfigError, TrainConfig, train
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
@@ -55,16 +55,16 @@ class DemoConfig:
 
 @quiet_libraries(errors_only=True)
 def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
-    """Run it; writes ``summary.json``, ``report.html``, ``grid.png`` and the adapter (``lora/``) into ``output_dir``.
+    """Run it; writes ``summary.json``, ``report.html``, ``grid.png`` and the adapter (``aligned/lora/``) into ``output_dir``.
 
     Returns:
         the summary. Every number in it was measured in this run.
 
     Raises:
-        ValueError: fewer than 17 prompts (a picture is compared with those of 16 others); more than 800 (near the whole test split).
+        ConfigError: fewer than 17 prompts (a picture is compared with those of 16 others); more than 800 (near the whole test split).
     """
     if not MIN_PROMPTS <= config.prompts <= MAX_PROMPTS:
-        raise ValueError(f"prompts is {config.prompts}; allowed are {MIN_PROMPTS} to {MAX_PROMPTS} (400 is what the README reports)")
+        raise ConfigError(f"prompts is {config.prompts}; allowed are {MIN_PROMPTS} to {MAX_PROMPTS} (400 is what the README reports)")
     started, folder = time.time(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(TRAINING.model)
@@ -84,7 +84,7 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
             pipeline.load_lora_weights(adapter)
         images = generate(pipeline, prompts, index=index, seed=config.seed, name=name, quiet=quiet, **SAMPLING)
         pipeline.unload_lora_weights()
-        return images
+        return images.mul(255).round().div(255)  # what a saved picture holds, so that ``diffalign eval`` finds the same
 
     runs = {}
     for name, source in (("aligned", pairs), ("shuffled", shuffled)):

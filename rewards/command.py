@@ -103,7 +103,7 @@ def run(argv: list[str]) -> int:
     except ValueError as error:
         raise CallError(str(error)) from error
     if command.shard:
-        index, count = _shard(command.shard)
+        index, count = parse_shard(command.shard)
         items = items[index::count]
     mine = items if group is None else items[group.rank :: group.size]
     cache = None if command.cache == "off" else ScoreCache(command.cache or default_folder())
@@ -194,10 +194,10 @@ def _check(command: ScoreCommand) -> None:
         if (value := vars(command)[name]) is not None and value < 1:
             raise CallError(f"{name} is {value}; it must be at least 1")
     if command.shard:
-        _shard(command.shard)
+        parse_shard(command.shard)
 
 
-def _shard(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
     """"1/4" -> (1, 4)."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):

@@ -14,7 +14,10 @@ from tests import tiny
 from tests.train.runs import write_pairs
 
 REPO = Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "train-reward", "score", "self-play", "bench-methods", "presets", "methods", "objectives", "doctor")
+COMMANDS = (
+    "demo", "train", "train-reward", "generate", "score", "compare", "eval", "self-play", "bench-methods", "presets", "methods",
+    "objectives", "doctor",
+)  # fmt: skip
 
 
 def call(capsys, *argv) -> tuple[int, str, str]:
@@ -89,32 +92,69 @@ def test_dry_run_prints_yaml_that_can_be_passed_back(capsys, tmp_path):
     assert call(capsys, "train", tmp_path / "c.yaml", "--dry-run")[:2] == (0, out)
 
 
-def refusal(capsys, *argv, code=1) -> str:
-    """The one line (and how to get the traceback) that a failed training prints."""
-    got, _, err = call(capsys, "train", *argv)
+def refusal(capsys, *argv, command="train", code=2) -> str:
+    """The one line (and, of a run that failed, how to get the traceback) that a command prints instead of working."""
+    got, _, err = call(capsys, command, *argv)
     assert got == code and "Traceback" not in err
-    lines = err.splitlines()
+    lines = [line for line in err.splitlines() if not line.startswith("An error occurred while trying to fetch")]  # diffusers says so itself
     assert lines[0].startswith("diffalign: error: ")
     assert lines[1:] == (["  (DIFFALIGN_TRACEBACK=1 shows where)"] if code == 1 else [])
     return lines[0]
 
 
 def test_what_is_missing_or_wrong_is_said_in_one_line(capsys, model, pairs, tmp_path):
-    def refused(*flags, model=model, data=pairs, code=1):
-        return refusal(capsys, "--model", model, "--data", data, "--output-dir", tmp_path / "run", "--device", "cpu", *flags, code=code)
+    """Mistakes in the call: exit code 2, and the output folder is not touched."""
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"a": 1}\n')
+
+    def refused(*flags, model=model, data=pairs):
+        return refusal(capsys, "--model", model, "--data", data, "--output-dir", tmp_path / "run", "--device", "cpu", *flags)
 
     assert "nowhere: there is no such file or folder" in refused(data=tmp_path / "nowhere")
+    assert "no layout fits the columns found: a" in refused(data=other)
+    assert "'chosen' is mapped to 'image_a', which is not there" in refused("--columns", "chosen", "image_a")
     assert "has no model_index.json" in refused(model=pairs)
     assert "does not exist" in refused(model=tmp_path / "nowhere")
-    assert "no record is left to train on" in refused("--held-out", "0.999999", code=2)
-    assert "beta must be positive and finite; got 0.0" in refused("--beta", "0", code=2)
-    assert "timesteps is 'soon'" in refused("--timesteps", "soon", code=2)
-    assert "timesteps is 'uniform:0:2000'; the range" in refused("--timesteps", "uniform:0:2000", code=2)
-    assert "timesteps is 'uniform:900:100'; the range" in refused("--timesteps", "uniform:900:100", code=2)
-    assert "several processes come with a later version" in refused("--gpus", "2", code=2)
+    assert "there is no embedded model 'builtin:cats'" in refused(model="builtin:cats")
+    assert "no file named diffusion_pytorch_model.fp16" in refused("--variant", "fp16")
+    assert "no adapter at" in refused("--init-lora", tmp_path / "nowhere")
+    assert "guidance=3.0 is read by family 'flux' only" in refused("--guidance", "3")
+    assert "unknown objective 'dpoo'; did you mean 'dpo'" in refused("--objective", "dpoo")
+    assert "ipo needs beta (strength" in refused("--objective", "ipo")
+    assert "no record is left to train on" in refused("--held-out", "0.999999")
+    assert "beta must be positive and finite; got 0.0" in refused("--beta", "0")
+    assert "timesteps is 'soon'" in refused("--timesteps", "soon")
+    assert "timesteps is 'uniform:0:2000'; the range" in refused("--timesteps", "uniform:0:2000")
+    assert "timesteps is 'uniform:900:100'; the range" in refused("--timesteps", "uniform:900:100")
+    assert "several processes come with a later version" in refused("--gpus", "2")
     assert "a side of 17 pixels; allowed are multiples of 2" in refused("--resolution", "17")
     assert "no module of the denoiser is named ['to_x']" in refused("--lora-targets", "to_x")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(("command", "flags", "message"), [
+    ("train", [], "model is missing: a hub id, a diffusers folder"),
+    ("train", ["NOWHERE.yaml"], "cannot read the configuration NOWHERE.yaml"),
+    ("train", ["--modality", "text", "--model", "NOWHERE", "--data", "PAIRS"], "NOWHERE' does not exist: pass a transformers folder"),
+    ("train", ["--modality", "text", "--model", "builtin:sums", "--data", "NOWHERE"], "NOWHERE: there is no such file or folder"),
+    ("train", ["--modality", "text", "--model", "builtin:sums", "--data", "PAIRS"], "no layout of texts fits the columns found"),
+    ("train-reward", ["--model", "MODEL", "--data", "NOWHERE"], "NOWHERE: there is no such file or folder"),
+    ("train-reward", ["--model", "MODEL", "--data", "PAIRS"], "MODEL' could not be loaded as a transformers CLIP"),
+    ("self-play", ["--model", "MODEL", "--data", "NOWHERE"], "NOWHERE: there is no such file or folder"),
+    ("self-play", ["--model", "NOWHERE", "--data", "PAIRS"], "NOWHERE' does not exist: pass a diffusers folder"),
+    ("demo", ["--prompts", "3"], "prompts is 3; allowed are 17 to"),
+    ("demo", ["--modality", "text", "--problems", "3"], "problems is 3; allowed are 20 to"),
+])  # fmt: skip
+def test_a_mistake_in_the_call_of_any_command_exits_with_2(command, flags, message, capsys, model, pairs, tmp_path):
+    places = {"NOWHERE": str(tmp_path / "nowhere"), "MODEL": str(model), "PAIRS": str(pairs)}
+
+    def placed(text):
+        for name, place in places.items():
+            text = text.replace(name, place)
+        return text
+
+    output = ["--output-dir", str(tmp_path / "run")] if flags else []
+    assert placed(message) in refusal(capsys, *map(placed, flags), *output, command=command)
 
 
 def test_a_broken_image_is_named(capsys, model, pairs, tmp_path):

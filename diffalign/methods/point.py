@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diffalign import objectives
-from diffalign.denoising import GRIDS, Inversion
+from diffalign.denoising import GRIDS, Inversion, outputs
 
+SOURCES = ("pairs", "labels", "rankings")  # what data holds, or is converted to
 NOISING = ("shared", "independent", "ddim-inversion", "renoise-inversion")
 CONDITIONING = ("same", "dual captions")
 REFERENCES = ("none", "base", "start", "past", "ema")
@@ -75,6 +76,17 @@ class Point:
             objective = self.build_objective()
         except ValueError as error:
             return [str(error)]
+        if self.source not in SOURCES:
+            found.append(
+                f"the objective {self.objective} takes {self.source}, and no data is read or converted to these (it gives "
+                f"{', '.join(SOURCES)}): choose an objective that takes one of them, or call it yourself"
+            )
+        asked = sorted(need.removeprefix("extra:") for need in objective.needs if need.startswith("extra:"))
+        if unmeasured := [name for name in asked if name not in outputs.MEASURES]:
+            found.append(
+                f"the objective {self.objective} reads {', '.join(unmeasured)}, and a denoising step measures "
+                f"{', '.join(outputs.MEASURES)} only: choose another objective, or measure it and call the objective yourself"
+            )
         if self.reference == "none" and any(need in ("reference", "extra:drift", "extra:cross") for need in objective.needs):
             found.append(f"reference is 'none', but the objective {self.objective} compares with one: use start, base or ema")
         if self.conditioning == "dual captions" and self.source != "pairs":
@@ -97,6 +109,17 @@ class Point:
         except (ValueError, TypeError) as error:
             found.append(str(error))
         return found
+
+    def not_cacheable(self, posterior: str) -> str | None:
+        """Why the levels of this point's inversion cannot be kept from one use of a record to the next, or None."""
+        if not self.inverts or self.inverted_by != "reference" or self.reference == "ema":
+            what = f"by the {self.inverted_by}" if self.inverts else "none"
+            return f"cache_inversion keeps an inversion by a reference that stays as it is; this one is {what}, reference {self.reference}"
+        if self.build_inversion().eta > 0:
+            return f"cache_inversion keeps levels, and eta {self.inversion['eta']} adds new noise to them at every use: set eta to 0"
+        if posterior != "mean":
+            return f"cache_inversion keeps the levels of a latent, and posterior {posterior!r} draws another each time: set posterior mean"
+        return None
 
     def check_path(self, path) -> None:
         """Refuse an inversion grid that a noising path does not have (flow paths have ``own`` only). Raises ValueError."""

@@ -75,17 +75,18 @@ class BatchMaker:
 
     Args:
         point: of the method: ``noising`` says whether the samples of a record share their noise, the rest how its labels are read.
+        posterior: ``sample``, or ``mean`` for ``x0 = mean``.
     """
 
-    def __init__(self, model, store, sampler, point: Point, *, seed: int, flip: bool, caption_dropout: float):
-        self.model, self.store, self.sampler, self.point = model, store, sampler, point
+    def __init__(self, model, store, sampler, point: Point, posterior: str = "sample", *, seed: int, flip: bool, caption_dropout: float):
+        self.model, self.store, self.sampler, self.point, self.spread = model, store, sampler, point, float(posterior == "sample")
         self.seed, self.flip, self.caption_dropout = seed, flip, caption_dropout
 
     def __call__(self, indices: list[int], draw: int) -> Batch:
         drawn = [Draws(self.seed, self.store.id_of(i), draw) for i in indices]
         encoded = [self.store[i, self.flip and d.uniform("flip") < 0.5] for i, d in zip(indices, drawn, strict=True)]
         samples, shape = len(encoded[0].mean), encoded[0].mean.shape[1:]
-        x0 = _by_side([e.mean + e.std * d.normal("posterior", e.mean.shape) for e, d in zip(encoded, drawn, strict=True)])
+        x0 = _by_side([e.mean + self.spread * e.std * d.normal("posterior", e.mean.shape) for e, d in zip(encoded, drawn, strict=True)])
         if self.point.noising == "independent":
             noise = independent(drawn, "noise", samples, shape)
         else:

@@ -52,6 +52,9 @@ class TrainConfig(RunConfig):
     """Settings of an inversion, over the method's: steps 10, grid own (or library, released), eta 0.1, renoise_steps 1."""
     inverted_by: Literal["policy", "reference"] | None = None
     """Whose ODE an inversion follows: the policy's as it is now (as published), or the reference's. Default: the method's."""
+    cache_inversion: bool = False
+    """Keep an inversion by the reference on disk (output_dir/inversion): a picture's ODE is followed once, and one step of it each time
+    after. Needs posterior mean and eta 0; a flipped picture and a dropped caption count as pictures of their own."""
     conditioning: Literal["same", "dual captions"] | None = None
     """The prompt for both sides of a pair, or each side's own caption (columns prompt_chosen, prompt_rejected). Default: the method's."""
     soft_label_scale: float | None = None
@@ -66,6 +69,8 @@ class TrainConfig(RunConfig):
     """Where an image that does not fit is cut, both images of a pair alike."""
     flip: bool = False
     """Mirror half of the pairs, both images together."""
+    posterior: Literal["sample", "mean"] = "sample"
+    """What stands for an image: a sample of the VAE's posterior, drawn anew each time, or its mean."""
     caption_dropout: float = 0.1
     """Share of draws in which both captions are replaced by the empty one."""
     cache_batch_size: int = 16

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffalign import data, models, objectives
+from diffalign import data, methods, models, objectives
 from diffalign.denoising import Draws
 from diffalign.train.batch import BatchMaker, Order
 from diffalign.train.config import TrainConfig
@@ -31,6 +31,8 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Dif
     """
     point = config.point()
     objective = point.build_objective()
+    if config.cache_inversion and (refusal := point.not_cacheable(config.posterior)):
+        raise ConfigError(refusal)
     train, held_out, notes = read_records(config, point)
     model = load(config, device)
     sampler = config.timestep_sampler(model.timestep_sampler)
@@ -60,7 +62,7 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Dif
     from diffusers.training_utils import EMAModel
 
     optimizer = optimizer_of(config, list(trainable.values()))
-    make = functools.partial(BatchMaker, model, store, sampler, point)
+    make = functools.partial(BatchMaker, model, store, sampler, point, config.posterior)
     n = len(train)
     measured = data.batches(store.buckets[n:], config.train_batch_size, epoch=0, seed=config.seed, drop_last=False) if held_out else []
     return DiffusionParts(
@@ -68,7 +70,7 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Dif
         reference=reference,
         baseline=baseline,
         objective=objective,
-        noising=Noising(point),
+        noising=Noising(point, inversion_cache(config, point, model) if config.cache_inversion else None),
         starts_known=start_is_known(objective, train),
         maker=make(seed=config.seed, flip=config.flip, caption_dropout=config.caption_dropout),
         held_out_maker=make(seed=config.seed + 10**9, flip=False, caption_dropout=0.0),
@@ -139,6 +141,13 @@ def encode(
         model.encode_images, model.encode_prompts, encode_empty=model.empty_prompt, batch_size=config.cache_batch_size, progress=not quiet
     )
     return store
+
+
+def inversion_cache(config: TrainConfig, point: methods.Point, model: models.DiffusionModel) -> data.TensorCache:
+    """Where the levels of an inversion by the reference are kept, with what they depend on beside latents and captions."""
+    adapters = {"init_lora": config.init_lora, "reference_lora": config.reference_lora, "mixed_precision": config.mixed_precision}
+    about = {**adapters, "reference": point.reference, "noising": point.noising, **point.inversion}
+    return data.TensorCache(Path(config.output_dir) / "inversion", {**model.provenance(), **about})
 
 
 @contextmanager

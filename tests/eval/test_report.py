@@ -16,7 +16,7 @@ EVIL = "</figcaption><script>alert('x')</script> & \"quoted\""
 class Page(HTMLParser):
     """Tags in order with their attributes, the text in order, and the stack that shows whether every tag is closed."""
 
-    VOID = {"meta", "link", "img", "br"}
+    VOID = {"meta", "link", "img", "br", "input"}
 
     def __init__(self, text):
         super().__init__()

@@ -47,11 +47,24 @@ def test_published_settings():
         (Point("sft", reference="none", soft_label_scale=10.0), "which sft with no options is not"),
         (Point("ipo", {"beta": 1.0}, soft_label_scale=10.0), "which ipo with beta is not"),
         (Point("dpo", {"beta": 1.0, "sft_weight": 1.0}, soft_label_scale=10.0), "which dpo with beta, sft_weight is not"),
+        (Point("orpo-trl"), "orpo-trl reads joint, joint_size, and a denoising step measures drift, cross, balance only: choose another"),
+        (Point("wpo", {"beta": 1.0}), "wpo reads self_agreement, and a denoising step measures"),
+        (Point("a2po", {"beta": 1.0}), "a2po takes scores, and no data is read or converted to these (it gives pairs, labels, rankings)"),
     ],
 )
 def test_what_does_not_exist_says_why(point, reason):
     (found,) = point.refusals()
     assert reason in found
+
+
+@pytest.mark.parametrize("name", objectives.names())
+def test_every_objective_runs_on_denoising_evidence_or_is_refused(name):
+    """The three numbers that the network's outputs give, and the three kinds of labels that records say: nothing else is at hand."""
+    row = objectives.TABLE[name]
+    options = {option: 1.0 for option, facts in row.options.items() if facts.default is None}
+    at_hand = {"reference", "size", "extra:drift", "extra:cross", "extra:balance"}
+    reasons = [row.takes not in ("pairs", "labels", "rankings"), not row.needs <= at_hand]
+    assert len(Point(name, options).refusals()) == sum(reasons)
 
 
 def test_a_flow_path_has_one_grid():

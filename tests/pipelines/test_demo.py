@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from diffalign import data
+from diffalign.eval.eval_config import EvalConfig
+from diffalign.eval.evaluate import evaluate
 from diffalign.eval.generate import generate, seed_of
 from diffalign.models import load_model
 from diffalign.pipelines.demo import DemoConfig, demo
@@ -57,6 +59,10 @@ def test_the_demo_writes_what_it_promises(tmp_path):
     assert stored["score_ceiling"] > 0.85
     assert (tmp_path / "aligned" / "lora" / "pytorch_lora_weights.safetensors").exists()
     assert (tmp_path / "report.html").stat().st_size > 10_000 and (tmp_path / "grid.png").exists()
+    run = EvalConfig(["builtin:shapes", str(tmp_path / "aligned")], count=20, seed=5, output_dir=str(tmp_path / "eval"))
+    (row,) = evaluate(run, quiet=True).comparisons  # from saved pictures, to the image
+    assert (row.win_rate, list(row.interval)) == (stored["win_rate"], stored["win_rate_ci"])
+    assert (row.mean, row.baseline_mean) == pytest.approx((stored["score_aligned"], stored["score_base"]), abs=1e-6)
     chosen = {pair.chosen.digest for pair in data.read(tmp_path / "shuffled.parquet")[0]}
     assert (
         0.3

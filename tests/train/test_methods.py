@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from diffalign import methods
-from tests.train.runs import metrics, prompt, run, write_pairs
+from diffalign.train.errors import ConfigError
+from tests.train.runs import metrics, prompt, result, run, write_pairs
 
 COLUMNS = {
     "dcpo": {"prompt_rejected": ["a green circle"] * 8},
@@ -41,6 +42,19 @@ def test_a_method_trains(method, folders, tmp_path):
     assert summary["steps"] == len(metrics(tmp_path / "run")) == 2
     if summary["step0"]:
         assert summary["step0"]["measured"] == pytest.approx(summary["step0"]["expected"], rel=1e-5)
+
+
+def test_an_inversion_that_is_kept_trains_the_same_weights(folders, pairs, tmp_path):
+    settings = {"method": "inpo", "inversion": {"steps": "3", "eta": "0"}, "inverted_by": "reference", "posterior": "mean"}
+    made = [
+        result(run(folders("sd15"), pairs, tmp_path / name, max_train_steps=6, caption_dropout=0.3, cache_inversion=kept, **settings))
+        for name, kept in (("made", False), ("kept", True))
+    ]
+    for name, tensor in made[0].items():
+        torch.testing.assert_close(made[1][name], tensor, rtol=0, atol=1e-5)
+    assert not (tmp_path / "made" / "inversion").exists() and (tmp_path / "kept" / "inversion" / "provenance.json").exists()
+    with pytest.raises(ConfigError, match="set posterior mean"):
+        run(folders("sd15"), pairs, tmp_path / "no", cache_inversion=True, **{**settings, "posterior": "sample"})
 
 
 def test_one_sample_at_a_time(folders, pairs, tmp_path):

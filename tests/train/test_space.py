@@ -1,11 +1,13 @@
 """Every point of the space of methods takes a step on a real tiny UNet, or says why it does not exist."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
 from diffalign import objectives
+from diffalign.data import TensorCache
 from diffalign.denoising import Draws
 from diffalign.methods import CONDITIONING, NOISING, Point
 from diffalign.models import load_model, lora, make_reference
@@ -118,3 +120,39 @@ def test_the_noise_of_eta_is_counted(model):
     assert torch.equal(first, second)
     still = default_point("mapo", reference="none", noising="ddim-inversion", inversion={"steps": 4})
     assert (Noising(still)(model, None, rows)[0] - first).abs().max() > 0.01
+
+
+def test_levels_of_the_reference_are_made_once(model):
+    """What is kept gives the x_t of the whole way; only the first use follows it, and other latents or captions are others' levels."""
+    point = default_point("dpo", noising="ddim-inversion", inversion={"steps": 4}, inverted_by="reference", reference="base")
+    reference, rows = make_reference("base", model, continued_adapter=True), batch(model, point)
+    whole, kept, calls = Noising(point)(model, reference, rows)[0], Noising(point, TensorCache(None, {})), []
+    hook = model.denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        for expected in (3 + 1, 1):  # three whole steps between the four levels and the part of one up to t; then that alone
+            calls.clear()
+            torch.testing.assert_close(kept(model, reference, rows)[0], whole, rtol=0, atol=1e-5)
+            assert len(calls) == expected
+        later = dataclasses.replace(rows, t=torch.tensor([500, 900, 500, 900]))
+        torch.testing.assert_close(kept(model, reference, later)[0], Noising(point)(model, reference, later)[0], rtol=0, atol=1e-5)
+        assert len(kept.levels) == 4
+        moved = dataclasses.replace(rows, x0=torch.cat([rows.x0[:3], rows.x0[3:] + 1]))
+        kept(model, reference, moved)
+        assert len(kept.levels) == 5
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("choices, posterior, reason", [
+    ({}, "mean", "this one is none"),
+    ({"noising": "ddim-inversion"}, "mean", "by the policy"),
+    ({"noising": "ddim-inversion", "inverted_by": "reference", "reference": "ema"}, "mean", "reference ema"),
+    ({"noising": "ddim-inversion", "inverted_by": "reference", "inversion": {"eta": 0.1}}, "mean", "set eta to 0"),
+    ({"noising": "ddim-inversion", "inverted_by": "reference"}, "sample", "set posterior mean"),
+])  # fmt: skip
+def test_what_cannot_be_kept_says_why(choices, posterior, reason):
+    assert reason in default_point("dpo", **choices).not_cacheable(posterior)
+
+
+def test_an_inversion_by_a_frozen_reference_can_be_kept():
+    assert default_point("dpo", noising="renoise-inversion", inverted_by="reference").not_cacheable("mean") is None
