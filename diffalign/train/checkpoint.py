@@ -6,6 +6,7 @@ learning-rate schedule, the moving averages and the watchers. ``torch.load`` is 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -57,12 +58,20 @@ def find(config: RunConfig) -> Path | None:
     if config.fresh:
         return None
     new = config.to_dict()
+    old = {**_defaults(config), **old}  # what a version before did not know was as it is unless asked for
     names = [name for name in {**old, **new} if name != "output_dir" and old.get(name) != new.get(name)]
     if names:
         lines = [f"  {name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in names]
         advice = "Use another --output-dir, or --fresh to start over"
         raise ConfigError("\n".join([f"{folder} holds a run with another configuration:", *lines, advice]))
     return latest(folder)
+
+
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """field -> default, as the YAML has it."""
+    found = {item.name: item.default for item in dataclasses.fields(config) if item.default is not dataclasses.MISSING}
+    made = {item.name: item.default_factory() for item in dataclasses.fields(config) if item.default_factory is not dataclasses.MISSING}
+    return {name: value for name, value in {**found, **made}.items() if name in config.to_dict()}
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:

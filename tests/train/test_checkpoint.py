@@ -50,6 +50,18 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
     ]
 
 
+def test_an_option_that_the_run_did_not_know_yet_stands_at_its_default(tmp_path):
+    begun(tmp_path)
+    lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
+    older = [line for line in lines if not line.startswith(("posterior:", "inversion:"))]
+    assert len(older) == len(lines) - 2
+    (tmp_path / "config.yaml").write_text("".join(older))
+    config = dataclasses.replace(CONFIG, output_dir=str(tmp_path))
+    assert checkpoint.find(config) is None
+    with pytest.raises(ConfigError, match="posterior: 'sample' there, 'mean' now"):
+        checkpoint.find(dataclasses.replace(config, posterior="mean"))
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_files_of_others_are_never_touched(fresh, tmp_path):
     """A README.md in a folder that no run wrote is somebody's: neither training nor --fresh may replace it."""
