@@ -9,7 +9,7 @@ from diffalign.eval import svg
 from diffalign.eval.content import Interval
 
 WIDTH, ROW, TOP = 760, 26, 40
-LEFT, RIGHT = 170, 190  # room for the names, and for the numbers
+LEFT, RIGHT = 190, 190  # room for the names, and for the numbers
 CSS = """text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; fill: #1b1f23; }
 .page { fill: #fff; } .quiet { fill: #59636d; } .rule { stroke: #eceef0; } .half { stroke: #59636d; stroke-dasharray: 3 3; }
 .whisker { stroke: #59636d; stroke-width: 2; } .dot { fill: #59636d; } .good .whisker { stroke: #0a6b63; } .good .dot { fill: #0a6b63; }

@@ -1,49 +1,38 @@
-"""Every method on the same pairs of the embedded model with the same tuning budget: settings chosen on dev prompts, judged on test prompts.
-
-A run that was stopped goes on where it was: finished trainings and judged results are kept in the output folder.
-"""
+"""Every diffusion method on the same pairs of the embedded model with the same tuning budget (``tuning``)."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import random
 import shutil
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from diffalign import data
-from diffalign.eval.compare import compare
 from diffalign.eval.generate import generate
 from diffalign.models import load_model
-from diffalign.pipelines import bench_page
+from diffalign.pipelines import bench_page, tuning
 from diffalign.pipelines.demo import TRAINING, through_the_vae
 from diffalign.pipelines.pairs import write
+from diffalign.pipelines.tuning import Found, Settings, rates
 from diffalign.rewards.images import read
 from diffalign.train import TrainConfig, train
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
-Settings = Mapping[str, object]
 SHOWN = 10  # prompts in the picture
 
 
 def dpo_like(beta: float) -> tuple[Settings, ...]:
     """Three settings around a beta: colder, as it is, hotter."""
     return tuple({"learning_rate": rate, "beta": factor * beta} for rate, factor in ((1e-3, 1.0), (2e-3, 1.0), (2e-3, 2.0)))
-
-
-def rates(*values: float, **fixed) -> tuple[Settings, ...]:
-    return tuple({"learning_rate": value, **fixed} for value in values)
 
 
 FEW_STEPS = {"steps": "4"}  # of an inversion; the releases take ten, at more than twice the time
@@ -98,16 +87,11 @@ class BenchConfig:
     """Unseen prompts that judge the chosen one."""
 
 
-class Bench:
+class Bench(tuning.Bench):
     """The embedded model, the pairs in the forms that methods want, and what was judged so far."""
 
     def __init__(self, config: BenchConfig, quiet: bool):
-        self.config, self.quiet, self.folder = config, quiet, Path(config.output_dir)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.store = self.folder / "scores.json"
-        self.kept: dict[str, Any] = json.loads(self.store.read_text()) if self.store.exists() else {}
-        if self.kept.setdefault("model", config.model) != config.model:
-            raise ValueError(f"'{self.folder}' holds what {self.kept['model']} did, not {config.model}: choose another output_dir")
+        super().__init__(config, config.model, quiet)
         self.model = load_model(config.model)
         self.pipeline = self.model.pipeline()
         length = self.model.max_sequence_length
@@ -126,18 +110,13 @@ class Bench:
         run = TrainConfig(**{**shared, **places, **COMBINATIONS.get(method, {"method": method}), **settings})
         return train(run, quiet=self.quiet)
 
-    def scores(self, name: str, split: str, seed: int, adapter: str | None) -> np.ndarray:
-        """(N,) of the base (no adapter) or an adapter, on the prompts of a split, from noise of that seed."""
-        prompts = self.prompts(split, seed)
-        key = f"{name}/{split}/{seed}/{len(prompts)}"
-        if key not in self.kept:
-            if adapter:
-                self.pipeline.load_lora_weights(adapter)
-            images = generate(self.pipeline, prompts, seed=seed, name=name, quiet=self.quiet, **self.sampling)
-            self.pipeline.unload_lora_weights()
-            self.kept[key] = judge.score(images, prompts).tolist()
-            self.store.write_text(json.dumps(self.kept))
-        return np.array(self.kept[key])
+    def judge(self, name: str, prompts: list[str], seed: int, trained: str | None) -> list[float]:
+        """Of pictures drawn from noise of that seed, with the adapter ``trained`` where there is one."""
+        if trained:
+            self.pipeline.load_lora_weights(trained)
+        images = generate(self.pipeline, prompts, seed=seed, name=name, quiet=self.quiet, **self.sampling)
+        self.pipeline.unload_lora_weights()
+        return judge.score(images, prompts).tolist()
 
     def strip(self, name: str, adapter: str | None) -> Image.Image:
         """The first test prompts, drawn side by side from the noise that they were judged from, three times as large."""
@@ -152,10 +131,25 @@ class Bench:
             strip.resize((3 * strip.width, 3 * strip.height), Image.Resampling.NEAREST).save(path)
         return Image.open(path)
 
+    def row(self, method: str, found: Found) -> dict:
+        both = found.compared()
+        return {
+            "method": method, "combination": COMBINATIONS.get(method),
+            "win_rate": both.win_rate, "win_rate_ci": both.win_rate_ci, "by_seed": found.by_seed(),
+            "score_base": both.mean_b, "score": both.mean_a, "gap_closed": (both.mean_a - both.mean_b) / (self.ceiling - both.mean_b),
+            "winner_error": found.mean("held_out/chosen_change"), "loser_error": found.mean("held_out/rejected_change"),
+            "held_out_accuracy": found.mean("held_out/accuracies"), "seconds": float(np.median([run["seconds"] for run in found.runs])),
+            "settings": found.settings, "tried": found.tried, "n_prompts": both.n_prompts, "adapter": found.runs[0]["result"],
+        }  # fmt: skip
+
+    def line(self, row: dict) -> str:
+        low, high = row["win_rate_ci"]
+        return f"{row['method']}: win rate {row['win_rate']:.3f} [{low:.3f}, {high:.3f}], {100 * row['gap_closed']:.0f} % of the gap"
+
     def write(self, rows: list[dict]) -> None:
         strips = {"base": self.strip("base", None)} | {row["method"]: self.strip(row["method"], row["adapter"]) for row in rows}
         facts = {"config": dataclasses.asdict(self.config), "sampling": self.sampling, "training": self.training.to_dict()}
-        bench_page.write(self.folder, facts, rows, strips)
+        bench_page.write(self.folder, facts, rows, bench_page.IMAGES, strips)
 
     def prompts(self, split: str, seed: int) -> list[str]:
         return scenes.prompts(split, self.config.dev_prompts if split == "dev" else self.config.prompts, seed=seed)
@@ -167,50 +161,11 @@ def bench_methods(config: BenchConfig, *, quiet: bool = False) -> dict:
     every method.
 
     Raises:
-        ValueError: a method without a grid, or a folder with another model's results.
+        ConfigError: a method without a grid, a count below 1, or a folder with another model's results.
     """
     grid = GRIDS[config.model]
-    if unknown := [name for name in config.methods if name not in grid]:
-        raise ValueError(f"no tuning grid for {', '.join(unknown)}; methods with one: {', '.join(grid)}")
-    bench, rows = Bench(config, quiet), []
-    for method in config.methods:
-        started = time.time()
-        rows.append(_measure(bench, method))
-        if not quiet:
-            print(f"{_line(rows[-1])}  ({time.time() - started:.0f} s)", flush=True)
-        bench.write(rows)
-    return {"rows": rows}
-
-
-def _measure(bench: Bench, method: str) -> dict:
-    """Choose among the method's settings on dev, then train and judge with every seed."""
-    base = bench.scores("base", "dev", 0, None)
-    grid, tried = GRIDS[bench.config.model][method], []
-    for k, settings in enumerate(grid):
-        result = bench.train(f"{method}/dev_{k}", method, settings, seed=0)
-        change = bench.scores(f"{method}_{k}", "dev", 0, result["result"]) - base
-        tried.append({"settings": settings, "score_change": float(change.mean())})
-    best = max(range(len(tried)), key=lambda k: tried[k]["score_change"])
-    aligned, before, runs = [], [], []
-    for seed in range(bench.config.seeds):
-        runs.append(bench.train(f"{method}/seed_{seed}", method, grid[best], seed=seed))
-        aligned.append(bench.scores(method, "test", seed, runs[-1]["result"]))
-        before.append(bench.scores("base", "test", seed, None))
-    each = [compare(a, b) for a, b in zip(aligned, before, strict=True)]
-    prompts = [prompt for seed in range(bench.config.seeds) for prompt in bench.prompts("test", seed)]
-    both = compare(np.concatenate(aligned), np.concatenate(before), groups=np.unique(prompts, return_inverse=True)[1])
-    return {
-        "method": method, "combination": COMBINATIONS.get(method),
-        "win_rate": both.win_rate, "win_rate_ci": both.win_rate_ci, "by_seed": [r.win_rate for r in each],
-        "score_base": both.mean_b, "score": both.mean_a, "gap_closed": (both.mean_a - both.mean_b) / (bench.ceiling - both.mean_b),
-        "winner_error": _mean(runs, "held_out/chosen_change"), "loser_error": _mean(runs, "held_out/rejected_change"),
-        "held_out_accuracy": _mean(runs, "held_out/accuracies"), "seconds": float(np.median([run["seconds"] for run in runs])),
-        "settings": grid[best], "tried": tried, "n_prompts": both.n_prompts, "adapter": runs[0]["result"],
-    }  # fmt: skip
-
-
-def _mean(runs: list[dict], name: str) -> float | None:
-    return float(np.mean([run[name] for run in runs])) if all(name in run for run in runs) else None
+    tuning.check(config, grid)
+    return Bench(config, quiet).run(grid)
 
 
 # What a method reads beside the two images. The judge's scores and the captions' own grammar stand in for a reward and a captioner.
@@ -241,8 +196,3 @@ def _with(form: str, pair: data.Pair, rng: random.Random) -> data.Pair:
     if form == "margins":
         return dataclasses.replace(pair, margin=2 * probability - 1)
     return dataclasses.replace(pair, probability=probability)
-
-
-def _line(row: dict) -> str:
-    low, high = row["win_rate_ci"]
-    return f"{row['method']}: win rate {row['win_rate']:.3f} [{low:.3f}, {high:.3f}], {100 * row['gap_closed']:.0f} % of the gap"

@@ -96,7 +96,7 @@ def refusal(capsys, *argv, command="train", code=2) -> str:
     """The one line (and, of a run that failed, how to get the traceback) that a command prints instead of working."""
     got, _, err = call(capsys, command, *argv)
     assert got == code and "Traceback" not in err
-    lines = [line for line in err.splitlines() if not line.startswith("An error occurred while trying to fetch")]  # diffusers says so itself
+    lines = [line for line in err.splitlines() if not line.startswith("An error occurred while trying to fetch")]  # diffusers' own words
     assert lines[0].startswith("diffalign: error: ")
     assert lines[1:] == (["  (DIFFALIGN_TRACEBACK=1 shows where)"] if code == 1 else [])
     return lines[0]
@@ -133,11 +133,11 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(capsys, model, pairs, tmp_
 
 
 @pytest.mark.parametrize(("command", "flags", "message"), [
-    ("train", [], "model is missing: a hub id, a diffusers folder"),
+    ("train", ["--data", "PAIRS"], "model is missing: a hub id, a diffusers folder"),
     ("train", ["NOWHERE.yaml"], "cannot read the configuration NOWHERE.yaml"),
     ("train", ["--modality", "text", "--model", "NOWHERE", "--data", "PAIRS"], "NOWHERE' does not exist: pass a transformers folder"),
     ("train", ["--modality", "text", "--model", "builtin:sums", "--data", "NOWHERE"], "NOWHERE: there is no such file or folder"),
-    ("train", ["--modality", "text", "--model", "builtin:sums", "--data", "PAIRS"], "no layout of texts fits the columns found"),
+    ("train", ["--modality", "text", "--model", "builtin:sums", "--data", "PAIRS"], "text or a list of turns is needed"),
     ("train-reward", ["--model", "MODEL", "--data", "NOWHERE"], "NOWHERE: there is no such file or folder"),
     ("train-reward", ["--model", "MODEL", "--data", "PAIRS"], "MODEL' could not be loaded as a transformers CLIP"),
     ("self-play", ["--model", "MODEL", "--data", "NOWHERE"], "NOWHERE: there is no such file or folder"),
@@ -153,8 +153,12 @@ def test_a_mistake_in_the_call_of_any_command_exits_with_2(command, flags, messa
             text = text.replace(name, place)
         return text
 
-    output = ["--output-dir", str(tmp_path / "run")] if flags else []
-    assert placed(message) in refusal(capsys, *map(placed, flags), *output, command=command)
+    assert placed(message) in refusal(capsys, *map(placed, flags), "--output-dir", tmp_path / "run", command=command)
+
+
+def test_train_without_any_option_says_what_is_missing(capsys):
+    code, _, err = call(capsys, "train")
+    assert code == 2 and "model is missing: a hub id" in err and "data is missing: a folder with chosen/ and rejected/" in err
 
 
 def test_a_broken_image_is_named(capsys, model, pairs, tmp_path):
