@@ -11,10 +11,16 @@ USAGE = """diffalign: align generative models with preferences
   diffalign demo [--modality text]       align an embedded model and see what it brings (three minutes on a CPU)
   diffalign train [CONFIG.yaml] [--preset NAME] --model MODEL --data DATA [...]
                                          fine-tune a model on preference pairs (a language model: --modality text)
+  diffalign check [CONFIG.yaml] [options of train]
+                                         try a run before it runs: configuration, data, model, one step, memory and time
+  diffalign cache [CONFIG.yaml] [options of train]
+                                         only encode the pictures and captions of a run, which diffalign train then finds
   diffalign train-reward --data DATA --model CLIP [...]
                                          a reward of your own from preference pairs, in PickScore's format
   diffalign generate --model MODEL --prompts SET --output-dir DIR [...]
                                          pictures of a list of prompts by a model, an adapter or a training run
+  diffalign export RUN --format kohya --output FILE
+                                         a run's adapter for diffusers, kohya and A1111, or ComfyUI; or the model with it folded in
   diffalign score IMAGES... --reward ID... [...]
                                          images on disk by published rewards or functions of your own, as a table
   diffalign compare A B [--metrics ...] [...]
@@ -33,6 +39,7 @@ USAGE = """diffalign: align generative models with preferences
 diffalign COMMAND --help shows the options of a command."""
 
 PACKAGES = ("diffalign", "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors", "tyro")
+ONE_PROCESS = ("demo", "train-reward", "self-play", "bench-methods")  # the others read only, or share what there is to do
 EXTRAS = {"open_clip_torch": "rewards", "xformers": "xformers", "bitsandbytes": "quant", "tensorboard": "track"}
 
 
@@ -47,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if command in ONE_PROCESS and (started := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        return _fail(f"diffalign {command} runs in one process, and {started} were started: call it without a launcher", 2)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         return _fail(f"unknown command {command!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"), 2)
@@ -56,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(command, argv: list[str]) -> int:
     """The command's exit code; its errors as one line."""
-    from diffalign.train.errors import ConfigError
+    from diffalign.train.errors import ConfigError, Elsewhere
 
     try:
         return command(argv)
@@ -65,6 +74,8 @@ def _run(command, argv: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `diffalign train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Elsewhere as stop:  # another process of the run says why
+        return stop.code
     except KeyboardInterrupt:
         return _fail("interrupted; diffalign train goes on from its last checkpoint when the same command is given again", 130)
     except Exception as error:  # the user sees one line; the traceback on request
@@ -135,6 +146,18 @@ def _demo_text(argv: list[str]) -> int:
     return 0
 
 
+def _check(argv: list[str]) -> int:
+    from diffalign.pipelines import check
+
+    return check.run(argv)
+
+
+def _cache(argv: list[str]) -> int:
+    from diffalign.pipelines import check
+
+    return check.run_cache(argv)
+
+
 def _train_reward(argv: list[str]) -> int:
     from diffalign.train import reward
 
@@ -145,6 +168,12 @@ def _generate(argv: list[str]) -> int:
     from diffalign.eval import generate_command
 
     return generate_command.run(argv)
+
+
+def _export(argv: list[str]) -> int:
+    from diffalign.train import export_command
+
+    return export_command.run(argv)
 
 
 def _score(argv: list[str]) -> int:
@@ -282,8 +311,11 @@ def _self_play(argv: list[str]) -> int:
 COMMANDS = {
     "demo": _demo,
     "train": _train,
+    "check": _check,
+    "cache": _cache,
     "train-reward": _train_reward,
     "generate": _generate,
+    "export": _export,
     "score": _score,
     "compare": _compare,
     "eval": _eval,

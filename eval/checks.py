@@ -14,6 +14,7 @@ import numpy as np
 
 from diffalign.eval import checks_measures as measures
 from diffalign.eval import findings as limits
+from diffalign.eval.compare import compare
 from diffalign.eval.findings import CHECKS, Finding, Verdict, finding, unchecked, verdict
 from diffalign.eval.pixels import drifts, thumbnails
 from diffalign.eval.robustness import drops
@@ -196,9 +197,10 @@ def _robustness(judged: Judged) -> Finding:
 def _spread(judged: Judged) -> list[Finding]:
     """Diversity, duplicates, distribution shift: what is measured on features."""
     base, model = judged.features or (thumbnails(judged.base_images), thumbnails(judged.model_images))
-    twins, before = measures.twins(model, base), measures.twins(base, base)
-    told = f"{percent(twins)} of the pictures have a near twin among the others; of the baseline's {percent(before)}."
-    found = [finding("duplicates", twins - before, twins - before >= limits.DUPLICATES, told)]
+    twins = compare(measures.twins(model, base), measures.twins(base, base), judged.groups, confidence=judged.confidence)
+    told = f"{percent(twins.mean_a)} of the pictures have a twin among the others; of the baseline's {percent(twins.mean_b)}."
+    more = twins.mean_difference_ci[0] > 0 and twins.mean_difference >= limits.DUPLICATES
+    found = [finding("duplicates", twins.mean_difference, more, told)]
     among = "one prompt" if len(np.unique(judged.groups)) < len(judged.groups) else "different prompts"
     result, same = measures.distances(model, base, judged.groups, judged.confidence), "the baseline's pictures of {} are all the same"
     told = f"pictures of {among} lie {result.model:.3g} apart on average, the baseline's {result.base:.3g}."

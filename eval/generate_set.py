@@ -82,6 +82,12 @@ def generate_set(
     batch_size = drawer.batch_size if batch_size is None else batch_size
     if images < 1 or batch_size < 1 or not 0 <= shard[0] < shard[1]:
         raise ValueError(f"images_per_prompt {images} and batch_size {batch_size} must be at least 1, and shard {shard} (i, N) with i < N")
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be at least 1")
+    if not prompts.prompts:
+        raise ValueError(f"prompts '{prompts.name}' hold none: nothing can be drawn")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: pictures go into a folder, use another --output-dir")
     layouts.check(layout, prompts.prompts, images)
     side, model = drawer.model.default_resolution, drawer.model
     size = {"height": side if height is None else height, "width": side if width is None else width}

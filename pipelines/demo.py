@@ -21,6 +21,7 @@ from diffalign.pipelines.demo_page import write_page
 from diffalign.pipelines.pairs import build_pairs, write
 from diffalign.rewards import Reward
 from diffalign.train import ConfigError, TrainConfig, train
+from diffalign.train.problems import checked
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
@@ -65,7 +66,10 @@ def demo(config: DemoConfig, *, quiet: bool = False) -> dict:
     """
     if not MIN_PROMPTS <= config.prompts <= MAX_PROMPTS:
         raise ConfigError(f"prompts is {config.prompts}; allowed are {MIN_PROMPTS} to {MAX_PROMPTS} (400 is what the README reports)")
+    checked(dataclasses.replace(TRAINING, data="pairs", max_train_steps=config.max_train_steps))
     started, folder = time.time(), Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: use another --output-dir")
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(TRAINING.model)
     pipeline = model.pipeline()

@@ -14,6 +14,7 @@ from diffalign.eval.compare import compare, mean_ci
 from diffalign.llm import Writer, load_language_model
 from diffalign.llm.command import TextConfig, train
 from diffalign.llm.sampling import sample
+from diffalign.train.errors import ConfigError
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds import sums
 from diffalign.worlds.sums import judge, problems
@@ -51,10 +52,10 @@ def demo_text(config: TextDemoConfig, *, quiet: bool = False) -> dict:
         the summary. Every number in it was measured in this run.
 
     Raises:
-        ValueError: fewer than 20 problems, or more than 5000.
+        ConfigError: fewer than 20 problems, or more than 5000.
     """
     if not MIN_PROBLEMS <= config.problems <= MAX_PROBLEMS:
-        raise ValueError(f"problems is {config.problems}; allowed are {MIN_PROBLEMS} to {MAX_PROBLEMS} (400 is what the docs report)")
+        raise ConfigError(f"problems is {config.problems}; allowed are {MIN_PROBLEMS} to {MAX_PROBLEMS} (400 is what the docs report)")
     started, folder = time.time(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     base = load_language_model(TRAINING.model)
@@ -62,10 +63,10 @@ def demo_text(config: TextDemoConfig, *, quiet: bool = False) -> dict:
     pairs = folder / "pairs.jsonl" if config.fresh_pairs else sums.PAIRS
     if config.fresh_pairs:
         write(sample_pairs(base, config.seed + 1, quiet), pairs)
-    shuffled = write(shuffle_labels(read(pairs), config.seed), folder / "shuffled.jsonl")
+    unpicked = write(unpicked_pairs(base, config.seed, quiet), folder / "unpicked.jsonl")
 
     runs, models = {}, {"base": base}
-    for name, source in (("aligned", pairs), ("shuffled labels", shuffled)):
+    for name, source in (("aligned", pairs), ("unpicked answers", unpicked)):
         settings = {"data": str(source), "output_dir": str(folder / name.split()[0]), "seed": config.seed, "fresh": True}
         runs[name] = train(dataclasses.replace(TRAINING, **settings, max_train_steps=config.max_train_steps), quiet=quiet)
         models[name] = load_language_model(runs[name]["result"])
@@ -77,7 +78,7 @@ def demo_text(config: TextDemoConfig, *, quiet: bool = False) -> dict:
     greedy = {name: judge.score(answers(name, temperature=0.0), prompts).numpy() for name in models}
     right = {name: judge.score(texts, prompts).numpy() for name, texts in found.items()}
     result = compare(right["aligned"], right["base"], seed=config.seed)
-    controls = {name: compare(right[name], right["base"], seed=config.seed) for name in ("base, sampled again", "shuffled labels")}
+    controls = {name: compare(right[name], right["base"], seed=config.seed) for name in ("base, sampled again", "unpicked answers")}
     summary = {
         "success": {name: rate(values, config.seed) for name, values in right.items()},
         "success_greedy": {name: rate(values, config.seed) for name, values in greedy.items()},
@@ -119,6 +120,14 @@ def sample_pairs(model, seed: int = 0, quiet: bool = False) -> list[dict]:
         if right and wrong:
             pairs.append({"prompt": prompt, "chosen": right[0], "rejected": wrong[0]})
     return pairs
+
+
+def unpicked_pairs(model, seed: int = 0, quiet: bool = False) -> list[dict]:
+    """Two sampled answers a training problem as they come, the first called chosen: labels that say nothing, of answers
+    that were not picked by their being right either (of shipped pairs half are, whatever their labels say; docs/text.md)."""
+    prompts = problems.prompts("train", len(read(sums.PAIRS)), seed=seed)
+    first, second = (answer(model, prompts, index=k, seed=seed, name=f"{k + 1} of 2", quiet=quiet) for k in range(2))
+    return [{"prompt": p, "chosen": a, "rejected": b} for p, a, b in zip(prompts, first, second, strict=True) if a != b]
 
 
 def shuffle_labels(pairs: list[dict], seed: int) -> list[dict]:

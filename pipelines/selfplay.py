@@ -32,6 +32,7 @@ from diffalign.eval.generate import generate, seed_of
 from diffalign.pipelines.pairs import png, write
 from diffalign.pipelines.selfplay_config import DRAWN, SelfPlayConfig, claim, kept, refuse
 from diffalign.train import ConfigError, TrainConfig, train
+from diffalign.train.errors import setting_up
 from diffalign.train.setup import load_bare
 from diffalign.train.validate import quiet_libraries
 from diffalign.worlds.shapes import judge, scenes
@@ -51,11 +52,12 @@ def self_play(config: SelfPlayConfig, *, quiet: bool = False) -> dict[str, Any]:
     how often our notes do not say; here checkpoints are the ends of rounds, and one opponent serves a round.
 
     Raises:
-        ConfigError, ValueError: the configuration, or an output folder that holds another run; and what ``train`` raises.
+        ConfigError: the configuration, or an output folder that holds another run; and what ``train`` raises.
     """
     started = time.time()
     refuse(config)
-    everything = [] if config.data == DRAWN else _good(config)
+    with setting_up():
+        everything = [] if config.data == DRAWN else _good(config)
     folder = claim(config, data.content_key(*sorted(label.id for label in everything)))
     adapters: list[str | None] = [config.init_lora]
     summary: dict[str, Any] = {"method": config.method, "result": None, "rounds": [], "judged": [], "config": kept(config)}
@@ -126,9 +128,10 @@ def _pairs(config: SelfPlayConfig, number: int, adapter: str | None, winners: li
 def _sampler(config: SelfPlayConfig, adapter: str | None) -> tuple[models.DiffusionModel, dict[str, Any]]:
     """The model with that adapter, and what its stock pipeline is asked for."""
     gpu = config.device == "auto" and torch.accelerator.is_available()
-    model = load_bare(config.plain(), torch.accelerator.current_accelerator() if gpu else torch.device("cpu"))
-    if adapter is not None:
-        models.lora.load(model.denoiser, adapter, trainable=False)
+    with setting_up():
+        model = load_bare(config.plain(), torch.accelerator.current_accelerator() if gpu else torch.device("cpu"))
+        if adapter is not None:
+            models.lora.load(model.denoiser, adapter, trainable=False)
     settings = {"num_inference_steps": config.num_inference_steps, model.guidance_argument: config.guidance_scale}
     if model.max_sequence_length is not None:
         settings["max_sequence_length"] = model.max_sequence_length

@@ -99,6 +99,8 @@ class Reward:
     def score_matrix(self, samples: Any, prompts: Sequence[Any], *, batch_size: int | None = None) -> Tensor:
         """(N, M) float32: every sample against every one of the M prompts. Errors as ``score``."""
         samples, prompts, step = images.as_samples(samples), list(prompts), batch_size or self.batch_size
+        if not prompts:
+            return torch.zeros(len(samples), 0)
         rows = [
             self._measured(self.measure_matrix, self._batch(samples[start : start + step], False), prompts)
             for start in range(0, len(samples), step)

@@ -179,7 +179,10 @@ class _Group:
 def _device(asked: str, group: _Group | None) -> torch.device:
     if group is not None:
         return group.state.device
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
+    try:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
+    except RuntimeError:
+        raise CallError(f"device is {asked!r}; it must be auto, or as torch names one, such as cpu or cuda:1") from None
 
 
 def _check(command: ScoreCommand) -> None:

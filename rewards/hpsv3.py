@@ -76,6 +76,7 @@ class HPSv3(Reward):
             tokens = math.prod(self._grid(pixels)) // self.merge**2
             text = BEFORE.replace("{}", SEEN * tokens) + templates.fill(self.words, prompt) + AFTER
             rows.append(torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"]))
+            tokenizers.check_length(self.name, len(rows[-1]), self.network.config.text_config, prompt)
             for special, wanted in ((TOKEN, 1), (SEEN, tokens)):
                 if (found := int((rows[-1] == self.tokenizer.convert_tokens_to_ids(special)).sum())) != wanted:
                     where = f"is it in the prompt {prompt!r}?"
@@ -128,7 +129,8 @@ def load(
     Source: MizzenAI/HPSv3 hpsv3/inference.py, model/qwen2vl_trainer.py, dataset/utils.py (MIT), as of version 1.0.0. Positions are the
         tokens' numbers in all three of Qwen2-VL's dimensions, because the published code hands its model embeddings without ids or
         positions, which transformers 4.45 numbers so; newer transformers would lay out the image's positions in two dimensions.
-    Errors: ValueError for no question or one without <|Reward|>; those of ``weights``. Needs transformers 4.52 or newer.
+    Errors: ValueError for no question or one without <|Reward|>, and on scoring for a prompt longer than the network's positions (32,768
+        tokens; prompts are never cut); those of ``weights``. Needs transformers 4.52 or newer.
 
     *Deviates:* transparency is laid over white. Not compared with the published weights or with the published package, which needs
     transformers 4.45.2; the layout of the checkpoint is read off its code.

@@ -84,6 +84,18 @@ def check(tokenizer: Any, vocabulary: int, name: str, spare: int = 0) -> None:
         raise ValueError(f"the tokenizer of {name} does not know the words of '{PROBE}': {advice}")
 
 
+def check_length(reward: str, tokens: int, config: Any, prompt: str) -> None:
+    """Refuse a question that is longer than the positions its network was built for. Raises ValueError; a config that names no such number
+    (T5, whose positions are relative) refuses nothing."""
+    longest = config.to_dict().get("max_position_embeddings")
+    if longest is not None and tokens > longest:
+        shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
+        raise ValueError(
+            f"reward '{reward}': image and question with the prompt {shown!r} have {tokens} tokens, and the network was built for "
+            f"{longest}: shorten the prompt; it is never cut"
+        )
+
+
 def strings(prompts: Any) -> list[str]:
     """Prompts as a list, refused with a ValueError where one is not a string."""
     prompts = list(prompts)

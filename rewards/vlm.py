@@ -191,6 +191,9 @@ def load(
     Errors: ValueError for an unknown form, a pattern without a group; ConnectionError where nobody answers; ValueError with the endpoint's
         own words where it refuses.
 
+    The caption goes out whole. Where it is longer than the served model's context, vLLM and llama.cpp refuse the request, and their words
+    are the error; a server that cuts by itself does so without telling us.
+
     *Deviates:* an answer that cannot be read is NaN, where flow_grpo scores it 0. Pairs are always asked in both orders.
     """
     if weights is not None or config is not None:

@@ -44,6 +44,8 @@ class VQAScore(Reward):
         texts = [self._chat(templates.fill(self.words, prompt)) for prompt in tokenizers.strings(prompts)]
         inputs = self.processor(text=texts, images=[[image] for image in batch], padding=True, return_tensors="pt")
         last = inputs["attention_mask"].sum(1) - 1  # of the question, whose padding is on the right
+        for place, prompt in zip(last.tolist(), prompts, strict=True):
+            tokenizers.check_length(self.name, place + 1 + self.eos, self.network.config.get_text_config(), prompt)
         rows = torch.arange(len(batch))
         if self.eos:
             inputs = {name: _longer(value, inputs["input_ids"].shape) for name, value in inputs.items()}
@@ -80,7 +82,8 @@ def load(
     Source: linzhiqiu/t2v_metrics t2v_metrics/models/vqascore_models/qwen2vl_model.py, whose question and answer are the defaults. Scores of
         different models or questions are not comparable.
     Errors: ValueError for a config, which is in the folder; FileNotFoundError where there is no such folder; OSError (transformers') where
-        the model is neither cached nor reached; ValueError for a tokenizer that came up empty.
+        the model is neither cached nor reached; ValueError for a tokenizer that came up empty, and on scoring for a prompt longer than
+        the network's positions (prompts are never cut).
 
     *Deviates:* the published code generates one token and reads its processed probability, in which a repetition penalty of the model's
     generation settings shows; here it is the plain softmax. Not compared with published weights.

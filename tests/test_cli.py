@@ -15,8 +15,8 @@ from tests.train.runs import write_pairs
 
 REPO = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    "demo", "train", "train-reward", "generate", "score", "compare", "eval", "self-play", "bench-methods", "presets", "methods",
-    "objectives", "doctor",
+    "demo", "train", "check", "cache", "train-reward", "generate", "export", "score", "compare", "eval", "self-play", "bench-methods",
+    "presets", "methods", "objectives", "doctor",
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(capsys, model, pairs, tmp_
     assert "timesteps is 'soon'" in refused("--timesteps", "soon")
     assert "timesteps is 'uniform:0:2000'; the range" in refused("--timesteps", "uniform:0:2000")
     assert "timesteps is 'uniform:900:100'; the range" in refused("--timesteps", "uniform:900:100")
-    assert "several processes come with a later version" in refused("--gpus", "2")
+    assert "gpus is 0; it must be at least 1" in refused("--gpus", "0")
     assert "a side of 17 pixels; allowed are multiples of 2" in refused("--resolution", "17")
     assert "no module of the denoiser is named ['to_x']" in refused("--lora-targets", "to_x")
     assert not (tmp_path / "run" / "config.yaml").exists()

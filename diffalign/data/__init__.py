@@ -3,7 +3,8 @@
 from diffalign.data.cache import TensorCache
 from diffalign.data.convert import as_source, relevance
 from diffalign.data.counts import Counts
-from diffalign.data.dataset import Encoded, Store
+from diffalign.data.dataset import Store
+from diffalign.data.encoded import Encoded
 from diffalign.data.geometry import Plan, View, pixels
 from diffalign.data.image import Image, Sample
 from diffalign.data.keys import content_key

@@ -8,6 +8,15 @@ from diffalign.data.records import Label, Pair, Ranking, Record
 SOURCES = {"pairs": Pair, "labels": Label, "rankings": Ranking}
 
 
+def check_source(source: str) -> None:
+    """Raises ValueError for what no data is read as or converted to, such as the scores that some objectives take."""
+    if source not in SOURCES:
+        raise ValueError(
+            f"this objective takes {source}, and no data is read or converted to these (it gives {', '.join(SOURCES)}): "
+            "choose an objective that takes one of them, or call it yourself"
+        )
+
+
 def as_source(records: Sequence[Record], source: str) -> tuple[list[Record], str | None]:
     """The records as ``pairs``, ``labels`` or ``rankings``, and a line that says what was done (None where nothing was).
 
@@ -21,8 +30,9 @@ def as_source(records: Sequence[Record], source: str) -> tuple[list[Record], str
     Prompt, weight, mask and origin go with what is made.
 
     Raises:
-        ValueError: labels asked for as pairs or rankings (they have no partner), records of several kinds, or nothing left.
+        ValueError: another source, labels asked for as pairs or rankings (they have no partner), records of several kinds, or nothing left.
     """
+    check_source(source)
     kinds = {name for name, kind in SOURCES.items() if any(isinstance(record, kind) for record in records)}
     if len(kinds) != 1:
         raise ValueError(f"the data holds {' and '.join(sorted(kinds)) or 'no records'}; give records of one kind")

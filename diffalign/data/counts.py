@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field
 
+TOLD = 20  # sentences kept about bad rows
+
 
 @dataclass
 class Counts:
     """Rows read and kept; ``dropped`` by reason; ``ties`` kept at probability 0.5; ``repeated`` ids that were made distinct.
 
-    Always ``read == kept + sum(dropped.values())``. ``ignored`` names the columns that no record uses.
+    Always ``read == kept + sum(dropped.values())``. ``ignored`` names the columns that no record uses. ``bad``: what was wrong with the
+    first ``TOLD`` of the rows that could not be used.
     """
 
     read: int = 0
@@ -16,9 +19,13 @@ class Counts:
     repeated: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    bad: list[str] = field(default_factory=list)
 
-    def drop(self, reason: str):
+    def drop(self, reason: str, sentence: str | None = None):
+        """``sentence``: what is wrong with the row, where something is."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        if sentence is not None and len(self.bad) < TOLD:
+            self.bad.append(sentence)
 
     def __str__(self) -> str:
         parts = [f"{self.read} read", f"{self.kept} kept"]

@@ -1,13 +1,13 @@
 """Records as a model sees them: encoded once, kept in a cache, assembled on demand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
 from diffalign.data.cache import TensorCache
+from diffalign.data.encoded import Encoded
 from diffalign.data.geometry import Plan, View, pixels
 from diffalign.data.image import Image
 from diffalign.data.keys import content_key
@@ -19,26 +19,6 @@ DECODING_THREADS = 4
 
 EncodeImages = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 EncodePrompts = Callable[[list[str]], dict[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One record of k images: 1 for a label, 2 for a pair (chosen first), k for a ranking, in the record's order.
-
-    mean, std       (k, C, h, w) float32, moments of the VAE posterior, already scaled
-    text            name -> (k, ...), what ``encode_prompts`` gave for the caption of each image
-    original_size, crop, target_size   (k, 2) int64, (height, width) or (top, left) in pixels: SDXL's micro-conditioning
-    mask            (h, w) float32 in [0, 1], how much each latent counts, for all images of the record; None where it has no mask
-    """
-
-    record: Record
-    mean: torch.Tensor
-    std: torch.Tensor
-    text: dict[str, torch.Tensor]
-    original_size: torch.Tensor
-    crop: torch.Tensor
-    target_size: torch.Tensor
-    mask: torch.Tensor | None = None
 
 
 class Store:
@@ -127,23 +107,36 @@ class Store:
         encode_empty: Callable[[], dict[str, torch.Tensor]] | None = None,
         batch_size: int = 8,
         progress: bool = True,
-    ) -> None:
-        """Encode what the cache lacks. Killed and called again, it continues.
+        skip: bool = False,
+    ) -> list[str]:
+        """Encode what the cache lacks. Killed and called again, it continues. Returns a sentence about every record that was left out.
 
         Args:
             encode_images: (N, 3, H, W) float32 in [-1, 1] -> (mean, std), each (N, C, h, w).
             encode_prompts: N captions -> name -> (N, ...).
             encode_empty: -> name -> (1, ...), what inference uses as unconditional (SDXL: zeros); default: ``encode_prompts([""])``.
+            skip: a record with an image that cannot be decoded (its header was read before) is left out, and the store holds the others;
+                otherwise it stops the build.
 
-        Raises ValueError for an unreadable image and for moments that are not finite, naming the image; and for a mask of which nothing
-        is left within the crop, naming the record.
+        Raises ValueError for an unreadable image and for moments that are not finite, naming the image; for a mask of which nothing is
+        left within the crop, naming the record; and where no record is left.
         """
         try:
             self._build_texts(encode_prompts, encode_empty or (lambda: encode_prompts([""])), batch_size, progress)
-            self._build_images(encode_images, batch_size, progress)
+            unreadable = self._build_images(encode_images, batch_size, progress, skip)
+            left_out = self._leave_out(unreadable)
             self._build_masks()
         finally:
             self.cache.flush()  # also when interrupted: what is done stays done
+        return left_out
+
+    def there(self) -> dict[str, tuple[int, int]]:
+        """images, captions -> (how many the cache holds, how many these records need, each view of an image counted)."""
+        needed = {
+            "images": {_image_key(image, view) for image, view, _ in self._places()},
+            "captions": {EMPTY, *(_text_key(caption) for record in self.records for caption in self._captions(record))},
+        }
+        return {name: (sum(key in self.cache for key in keys), len(keys)) for name, keys in needed.items()}
 
     def _build_texts(self, encode_prompts: EncodePrompts, encode_empty: Callable[[], dict], batch_size: int, progress: bool) -> None:
         if EMPTY not in self.cache:
@@ -155,19 +148,46 @@ class Store:
             for row, caption in enumerate(batch):
                 self._put(_text_key(caption), states, row)
 
-    def _build_images(self, encode_images: EncodeImages, batch_size: int, progress: bool) -> None:
+    def _build_images(self, encode_images: EncodeImages, batch_size: int, progress: bool, skip: bool) -> dict[str, str]:
+        """Key of an image that cannot be decoded -> what is wrong with it; empty unless ``skip``."""
         jobs = self._image_jobs()
+        unreadable = {}
+
+        def decoded(job: tuple[str, Image, View]) -> torch.Tensor | None:
+            key, image, view = job
+            try:
+                return pixels(image.load(), view)
+            except ValueError as error:
+                if not skip:
+                    raise
+                unreadable[key] = str(error)
+                return None
+
         with ThreadPoolExecutor(DECODING_THREADS) as pool, tqdm(total=len(jobs), desc="images", disable=not progress or not jobs) as bar:
             for target in dict.fromkeys(view.target for _, view in jobs.values()):
                 same_size = [(key, *job) for key, job in jobs.items() if job[1].target == target]
                 for batch in _chunks(same_size, batch_size):
-                    inputs = torch.stack(list(pool.map(lambda job: pixels(job[1].load(), job[2]), batch)))
-                    mean, std = encode_images(inputs)
-                    moments = {"mean": mean.float(), "std": std.float()}
-                    for row, (key, image, _) in enumerate(batch):
+                    inputs = [(job, tensor) for job, tensor in zip(batch, pool.map(decoded, batch), strict=True) if tensor is not None]
+                    if inputs:
+                        mean, std = encode_images(torch.stack([tensor for _, tensor in inputs]))
+                        moments = {"mean": mean.float(), "std": std.float()}
+                    for row, ((key, image, _), _) in enumerate(inputs):
                         _require_finite(image, moments, row)
                         self._put(key, moments, row)
                     bar.update(len(batch))
+        return unreadable
+
+    def _leave_out(self, unreadable: dict[str, str]) -> list[str]:
+        """Go on without the records of these images (by key); a sentence about each record."""
+        said = {}  # number of the record -> what is wrong with one of its images
+        for image, view, number in self._places():
+            if (key := _image_key(image, view)) in unreadable:
+                said[number] = f"{self.records[number].id}: {unreadable[key]}"
+        if len(said) == len(self.records):
+            raise ValueError(f"no record is left, an image of every one cannot be read; {next(iter(said.values()))}")
+        for name in ("records", "_views", "_mask_views"):
+            vars(self)[name] = [part for number, part in enumerate(vars(self)[name]) if number not in said]
+        return list(said.values())
 
     def _build_masks(self) -> None:
         """After the images, whose latents say how large a mask becomes."""
@@ -181,14 +201,15 @@ class Store:
 
     def _image_jobs(self) -> dict[str, tuple[Image, View]]:
         """What is still to be encoded, each (image, view) once."""
-        jobs = {}
-        for record, views in zip(self.records, self._views, strict=True):
+        jobs = {_image_key(image, view): (image, view) for image, view, _ in self._places()}
+        return {key: job for key, job in jobs.items() if key not in self.cache}
+
+    def _places(self) -> Iterator[tuple[Image, View, int]]:
+        """(image, view, number of its record) of everything that is encoded, as often as it occurs."""
+        for number, (record, views) in enumerate(zip(self.records, self._views, strict=True)):
             for image, view in zip(record.images, views, strict=True):
                 for variant in (view, view.flipped()) if self.flip else (view,):
-                    key = _image_key(image, variant)
-                    if key not in self.cache:
-                        jobs[key] = (image, variant)
-        return jobs
+                    yield image, variant, number
 
     def _captions(self, record: Record) -> tuple[str, ...]:
         return record.captions if self.own_captions else (record.prompt,) * len(record.images)

@@ -12,6 +12,8 @@ from PIL import ImageOps
 
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+SMALLEST_SIDE, LONGEST_SHAPE = 4, 32  # pixels, and sides' ratio: what is smaller or longer is a broken download, or would become huge
+REMOVE = "Replace or remove it, or skip such rows (on_bad='skip'; of a run, --on-bad-data skip)"
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -75,8 +77,16 @@ class Image(Sample):
             return (image.width, image.height) if sideways else (image.height, image.width)
 
     def check(self, decode: bool = False) -> None:
-        """Raise ValueError unless the header (with ``decode`` the whole picture) can be read."""
-        _ = self.load() if decode else self.size
+        """Raise ValueError unless the header (with ``decode`` the whole picture) can be read, and the sides are those of a picture."""
+        height, width = self.size
+        short, long = sorted((height, width))
+        if short < SMALLEST_SIDE or long > LONGEST_SHAPE * short:
+            raise ValueError(
+                f"{self.name}: {height} x {width} pixels; a picture has at least {SMALLEST_SIDE} on each side, and its longer side is at "
+                f"most {LONGEST_SHAPE} times the shorter. {REMOVE}."
+            )
+        if decode:
+            self.load()
 
     def load(self) -> PILImage.Image:
         """The picture as a person would see it, mode RGB: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
@@ -97,8 +107,7 @@ class Image(Sample):
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> ValueError:
-        skip = "skip such rows (on_bad='skip'; of a run, --on-bad-data skip)"
-        return ValueError(f"{self.name}: not a readable image ({error}). Replace or remove it, or {skip}.")
+        return ValueError(f"{self.name}: not a readable image ({error}). {REMOVE}.")
 
 
 def _has_exif(image: PILImage.Image) -> bool:

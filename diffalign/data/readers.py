@@ -78,7 +78,7 @@ def collect(
             if on_bad == "error":
                 skip = "leave such rows out (on_bad='skip'; of a run, --on-bad-data skip)"
                 raise ValueError(f"{where}: {error} Mend the row, or {skip}.") from error
-            counts.drop(error.reason)
+            counts.drop(error.reason, f"{where}: {error}")
             continue
         if isinstance(record, Pair) and record.is_tie:
             if ties == "drop":

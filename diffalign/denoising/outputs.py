@@ -1,14 +1,13 @@
 r"""Numbers read from the network's outputs themselves, for the objectives which look at more than the error:
 
-    evidence = denoising_evidence(error, reference_error, t=t, pairs=pairs, extra={
-        "drift": outputs.drift(prediction, reference_prediction),
-        "cross": outputs.cross(prediction, target, reference_prediction),
-        "balance": outputs.balance(prediction, target, pairs),
-    })
+    extra = outputs.measured(objective.needs, prediction, target, reference_prediction, pairs)
+    evidence = denoising_evidence(error, reference_error, t=t, pairs=pairs, extra=extra)
 
 All predictions and targets are (N, ...), of one kind, for the same x_t and t; half precision is cast up to float32 before any difference.
 References and targets get no gradient. A mask is that of `denoising_error`. Means over elements, never times -1/2: not evidence.
 """
+
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -73,3 +72,21 @@ def balance(prediction: Tensor, target: Tensor, pairs: Tensor, mu: float = 0.9, 
     along = (chosen * rejected).sum(1)
     share = (1 - mu) * (chosen**2).sum(1) / along.where(along > 0, torch.ones_like(along))
     return share.clamp(0, 1).where(along > 0, torch.ones_like(along))
+
+
+# name -> (prediction, target, reference prediction, pairs, mask) -> its numbers: all that a denoising step can put into Evidence.extra
+MEASURES: dict[str, Callable[..., Tensor]] = {
+    "drift": lambda prediction, target, reference, pairs, mask: drift(prediction, reference, mask),
+    "cross": lambda prediction, target, reference, pairs, mask: cross(prediction, target, reference, mask),
+    "balance": lambda prediction, target, reference, pairs, mask: balance(prediction, target, pairs, mask=mask),
+}
+
+
+def measured(
+    needs: Collection[str], prediction: Tensor, target: Tensor, reference_prediction: Tensor | None, pairs: Tensor,
+    mask: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Those of `MEASURES` that an objective's `needs` name as "extra:NAME": (N,) each, or (P,) of the pairs (P, 2). Others of its needs are
+    left to the objective, which refuses evidence that lacks them (`methods.Point.refusals` says it before a run)."""
+    values = prediction, target, reference_prediction, pairs, mask
+    return {name: measure(*values) for name, measure in MEASURES.items() if f"extra:{name}" in needs}

@@ -32,7 +32,7 @@ def train(config: TextConfig, *, quiet: bool = False) -> dict[str, Any]:
         the summary that is also written to ``output_dir/summary.json``.
 
     Raises:
-        ConfigError, ValueError, ImportError: the configuration, the data or an extra that is missing, with what to do.
+        ConfigError, ImportError: the configuration, the model, the data or an extra that is missing, with what to do.
         TrainingError: numbers that are not finite, or an identity that should hold at the first step and does not.
     """
     from diffalign.llm.setup import build

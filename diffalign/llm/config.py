@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from diffalign import objectives
+from diffalign.data.convert import check_source
 from diffalign.llm.extras import unmeasured
-from diffalign.train.problems import reference_problems, shared_problems
+from diffalign.train.problems import lacking, reference_problems, shared_problems
 from diffalign.train.run_config import RunConfig
 
 BETA = 0.1  # where an objective has a beta and the run says none: TRL's default
@@ -55,10 +57,14 @@ class TextConfig(RunConfig):
     validation_temperature: float = 1.0
     """Of the answers; 0 takes the likeliest token always."""
 
-    def build_objective(self) -> objectives.Objective:
-        """The objective of the run. Raises ValueError for an unknown name or option, or a value out of range."""
+    def build_objective(self, all_reduce: Callable | None = None) -> objectives.Objective:
+        """The objective of the run. Raises ValueError for an unknown name or option, or a value out of range.
+
+        Args:
+            all_reduce: as of ``objectives.get``.
+        """
         name = self.objective or "dpo"
-        return objectives.get(name, **self.options())
+        return objectives.get(name, all_reduce=all_reduce, **self.options())
 
     def options(self) -> dict[str, float]:
         """The objective's options: those given, and beta, where it has one that has to be given and was not."""
@@ -99,8 +105,11 @@ def problems(config: TextConfig) -> list[str]:
     for name in ("num_validation_samples", "validation_temperature"):
         if values[name] < 0:
             found.append(f"{name} is {values[name]}; it must be at least 0")
+    if missing := lacking(config.objective or "dpo", config.options()):
+        return found + missing
     try:
         objective, reference = config.build_objective(), config.reference_kind()
+        check_source(objective.takes)
     except ValueError as error:
         return [*found, str(error)]
     found += reference_problems(config, reference)

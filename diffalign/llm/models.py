@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffalign.llm.logprobs import Head, States, plain_logps
 from diffalign.models.parts import fingerprint
-from diffalign.models.places import first_line
+from diffalign.models.places import first_line, unreachable
 from diffalign.objectives.evidence import upcast
 
 BUILTIN = {"sums": "diffalign.worlds.sums"}
@@ -128,6 +128,8 @@ def load_language_model(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     place = locate(name_or_path)
+    if not Path(place).is_dir() and (why := unreachable(place, "config.json", revision)):
+        raise ValueError(f"'{name_or_path}' is no folder here and could not be fetched from the hub: {why}")
     try:
         config = AutoConfig.from_pretrained(place, revision=revision)
         drops = [key for key, value in config.to_dict().items() if isinstance(value, float) and key.endswith(("dropout", "pdrop"))]

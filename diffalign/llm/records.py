@@ -12,7 +12,7 @@ from diffalign.llm.reading import read_texts
 from diffalign.llm.tokenize import Tokens, Writer
 from diffalign.objectives import Objective
 from diffalign.train.errors import ConfigError
-from diffalign.train.records import some
+from diffalign.train.records import missing_gap, some
 
 
 def read_store(config: TextConfig, objective: Objective, writer: Writer) -> tuple[TextStore, int, list[str]]:
@@ -26,6 +26,8 @@ def read_store(config: TextConfig, objective: Objective, writer: Writer) -> tupl
         records, conversion = data.as_source(records, objective.takes)
     except ValueError as error:
         raise ConfigError(f"{config.objective}: {error}") from None
+    if missing := missing_gap(records, config.objective, objective):
+        raise ConfigError(missing)
     tokens, dropped = tokenized(records, writer, skip=config.on_bad_data == "skip")
     records = [record for record in records if record.id in tokens]
     train, held_out = data.hold_out(records, config.held_out, config.seed)

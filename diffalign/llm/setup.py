@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from diffalign.llm.sampling import sample
 from diffalign.llm.step import TextOutput, text_step
 from diffalign.llm.tokenize import Writer, set_chat_template
 from diffalign.models.reference import Reference, evaluating
-from diffalign.objectives import Metrics, means, merge, reduce
+from diffalign.objectives import Metrics, merge, plain, reduce
 from diffalign.train.batch import Order
+from diffalign.train.errors import ConfigError
+from diffalign.train.health import cautions
 from diffalign.train.labels import sides_of
 from diffalign.train.parts import Measured, Parts
+from diffalign.train.ranks import ALONE, Ranks
 from diffalign.train.records import key_of
 from diffalign.train.setup import optimizer_of, schedule_of, start_is_known
 
@@ -42,18 +46,18 @@ class TextParts(Parts):
         return Measured(batch.ids, batch.labels, out.terms, log_metrics(out, batch.labels))
 
     @torch.no_grad()
-    def held_out_metrics(self, config: TextConfig, accelerator) -> dict[str, float]:
-        """Also ``held_out/chosen_change``: mean rise of the log-probability of chosen responses above that of ``baseline``, in nats."""
+    def held_out_metrics(self, batches: list[list[int]], config: TextConfig, accelerator) -> Metrics:
+        """Also ``chosen_change``: mean rise of the log-probability of chosen responses above that of ``baseline``, in nats."""
         found = []
         with evaluating(self.model.module):
-            for indices in self.held_out:
+            for indices in batches:
                 batch = self.store(indices).to(accelerator.device)
                 out = text_step(self.model, self.reference, self.objective, batch, accelerator.autocast, self.baseline)
                 found.append({**out.terms.metrics, "loss": (reduce(out.terms, 1), len(batch.ids))})
                 if out.baseline is not None:
                     change = out.evidence.policy - out.baseline
                     found.append({f"{side}_change": (change[rows].sum(), len(rows)) for side, rows in sides_of(batch.labels).items()})
-        return {f"held_out/{name.removeprefix('rewards/')}": value for name, value in means(merge(found)).items()}
+        return merge(map(plain, found))
 
     def write_samples(self, config: TextConfig, folder: Path) -> None:
         asked = {record.prompt: record.images[0].prompt for record in self.store.records}
@@ -93,27 +97,30 @@ def log_metrics(out: TextOutput, labels) -> Metrics:
     return found
 
 
-def build(config: TextConfig, device: torch.device, quiet: bool = False) -> TextParts:
+def build(config: TextConfig, device: torch.device, quiet: bool = False, ranks: Ranks = ALONE) -> TextParts:
     """Everything a run needs. What can be refused is refused before the first log-probability is computed.
 
     Raises:
         ConfigError, ValueError: what is wrong and what to do.
     """
-    objective = config.build_objective()
+    objective = config.build_objective(ranks.total)
     model = load(config, device)
     notes = list(model.notes)
     writer = Writer(model.tokenizer, model.name, max_length=longest(config, model), truncation=config.truncation)
     store, count, lines = read_store(config, objective, writer)
-    notes += lines
+    notes += lines + cautions(config.objective, objective, store.records[:count], config.train_batch_size)
     lengths = [store.length(i) for i in range(len(store))]
     rows = sorted(range(count, len(store)), key=store.length)  # to measure on, those of about one length together
     held_out = [rows[i : i + config.train_batch_size] for i in range(0, len(rows), config.train_batch_size)]
-    reference = reference_of(config, model, store, quiet)
+    buckets = length_buckets(lengths[:count], config.train_batch_size) if config.group_by_length else [0] * count
+    if "extra:mismatched" in objective.needs:
+        buckets = accompanied(config, buckets, len(rows))
+    with ranks.first_alone():  # log-probabilities that are computed before training are computed once
+        reference = reference_of(config, model, store, quiet)
     notes.append("reference: " + ("none" if reference is None else reference.describe()))
     baseline = models.make_reference("base", model) if config.train == "lora" and config.reference not in ("base", "start") else reference
     trainable = {name: parameter for name, parameter in model.module.named_parameters() if parameter.requires_grad}
     notes.append(f"trainable: {sum(p.numel() for p in trainable.values()):,} parameters in {len(trainable)} tensors")
-    buckets = length_buckets(lengths[:count], config.train_batch_size) if config.group_by_length else [0] * count
     optimizer = optimizer_of(config, list(trainable.values()))
     ema = None
     if config.ema_decay is not None:
@@ -138,6 +145,23 @@ def build(config: TextConfig, device: torch.device, quiet: bool = False) -> Text
         store=store,
         writer=writer,
     )
+
+
+def accompanied(config: TextConfig, buckets: list[int], held_out: int) -> list[int]:
+    """The buckets, or one for all records where a batch of one of them would have a single record: an objective that reads ``mismatched``
+    compares with a batch's other records. Raises ConfigError where that does not help, or ``held_out`` records leave one over."""
+    size = config.train_batch_size
+
+    def lone(count: int) -> bool:
+        return count > 0 and (size == 1 or count % size == 1)
+
+    for count, what, most in ((len(buckets), "train on", "max_pairs"), (held_out, "measure on", "max_held_out_pairs")):
+        if lone(count):
+            raise ConfigError(
+                f"{config.objective} compares a response with those of its batch's other records, and {count} records to {what} in batches "
+                f"of {size} leave one alone: use another train_batch_size, at least 2, or {most} {max(count - 1, 2)}"
+            )
+    return [0] * len(buckets) if any(map(lone, Counter(buckets).values())) else buckets
 
 
 def load(config: TextConfig, device: torch.device) -> LanguageModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diffalign import objectives
@@ -55,9 +55,9 @@ class Point:
         """The inversion of this point, or None. Raises ValueError for settings that it does not have."""
         return Inversion(self.noising.removesuffix("-inversion"), **self.inversion) if self.inverts else None
 
-    def build_objective(self) -> objectives.Objective:
-        """Raises ValueError for an unknown objective or option, or a value out of range."""
-        return objectives.get(self.objective, **self.objective_options)
+    def build_objective(self, all_reduce: Callable | None = None) -> objectives.Objective:
+        """``all_reduce``: as of ``objectives.get``. Raises ValueError for an unknown objective or option, or a value out of range."""
+        return objectives.get(self.objective, all_reduce=all_reduce, **self.objective_options)
 
     def refusals(self) -> list[str]:
         """Why this combination does not exist, a sentence each; [] for one that does. Unknown names and options are among them."""

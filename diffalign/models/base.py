@@ -6,8 +6,6 @@ knows about factors, packing or patches.
 """
 
 import gc
-import hashlib
-import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,14 +14,10 @@ from torch import Tensor, nn
 
 from diffalign.denoising import Path
 from diffalign.models.parts import alike, dtype_name, fingerprint
-from diffalign.models.text import check_tokenizer, own_length, tokenize
-
-log = logging.getLogger(__name__)
-
-LONGEST_SEQUENCE = 512  # what the stock pipelines of SD3, FLUX and Lumina 2 allow as max_sequence_length
+from diffalign.models.prompts import PromptReader
 
 
-class DiffusionModel:
+class DiffusionModel(PromptReader):
     """A conditional image diffusion model, taken apart.
 
     Attributes:
@@ -31,18 +25,12 @@ class DiffusionModel:
         denoiser: the bare network, with its adapters; save and toggle adapters here.
         network: what ``predict`` calls. It is ``denoiser`` until a trainer sets it to what accelerate or torch.compile made of it.
         path: noising path (``diffalign.denoising``).
-        vae, text_encoders, tokenizers: by diffusers' component names; ``vae`` is None and ``text_encoders`` empty once released.
-        max_sequence_length: tokens of a prompt for the tokenizer in ``prompt_tokens``, the stock call's argument of that name; None for
-            families whose call has none.
+        vae: the autoencoder; None once released. Tokenizers and text encoders: see ``PromptReader``.
         conditioning_keys: the names of the tensors that ``predict`` reads.
-        truncated_prompts: how many prompts ``encode_prompts`` had to cut so far.
     """
 
     family: ClassVar[str]
     denoiser_name: ClassVar[str] = "transformer"  # diffusers' component name
-    text_names: ClassVar[dict[str, str]]  # tokenizer's component name -> text encoder's
-    may_lack: ClassVar[tuple[str, ...]] = ()  # text encoders that the stock pipeline can do without
-    prompt_tokens: ClassVar[dict[str, int]] = {}  # the tokenizer that the stock call's max_sequence_length is about -> its default there
     conditioning_keys: tuple[str, ...]
     options: ClassVar[dict[str, Any]] = {}  # the stock pipeline's arguments, both when it is loaded and when it is put together
     single_file: ClassVar[str | None] = None  # what a checkpoint in the original layout gives: "pipeline", "denoiser" or nothing
@@ -57,18 +45,11 @@ class DiffusionModel:
         self.network: nn.Module = self.denoiser
         self.vae: nn.Module | None = parts["vae"]
         self.vae_config = dict(self.vae.config)
-        names = {tokenizer: encoder for tokenizer, encoder in self.text_names.items() if parts[encoder] is not None}
-        self.tokenizers = {name: parts[name] for name in names}
-        self.text_encoders: dict[str, nn.Module] = {name: parts[name] for name in names.values()}
+        self.read_text_parts(parts, source.max_sequence_length)
         self.scheduler = pipeline.scheduler
         self.settings = self.read_settings(pipeline)
         self.path = self.build_path(dict(self.scheduler.config))
-        self.max_sequence_length = self.sequence_length(source.max_sequence_length)
-        self.truncated_prompts = 0
-        self._empty: dict[str, Tensor] | None = None
         self._provenance: dict[str, Any] | None = None
-        for tokenizer, encoder in names.items():
-            check_tokenizer(self.tokenizers[tokenizer], self.text_encoders[encoder], f"{tokenizer} of '{self.name}'")
         for frozen in (self.vae, *self.text_encoders.values()):
             frozen.requires_grad_(False).eval()
         self.check()
@@ -109,10 +90,6 @@ class DiffusionModel:
         """The noising path that the scheduler's config describes."""
         raise NotImplementedError
 
-    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Conditioning of N prompts, each tensor (N, ...), in the text encoders' dtype, exactly as the stock pipeline computes it."""
-        raise NotImplementedError
-
     def size_conditioning(self, original_sizes: Tensor, crops: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Conditioning on image geometry from three (N, 2) tensors in pixels: (height, width), (top, left), (height, width)."""
         return {}
@@ -123,9 +100,10 @@ class DiffusionModel:
         scale, shift = self.vae_config["scaling_factor"], self.vae_config.get("shift_factor") or 0.0
         return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
-    def text_facts(self) -> dict[str, Any]:
-        """What cached text states depend on besides the tokenizers' and text encoders' contents."""
-        return {}
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in about [-1, 1], in the VAE's dtype, of scaled latents (N, C, h, w): what ``moments`` encoded."""
+        scale, shift = self.vae_config["scaling_factor"], self.vae_config.get("shift_factor") or 0.0
+        return self.vae.decode((latents / scale + shift).to(self.vae.dtype), return_dict=False)[0]
 
     @property
     def module(self) -> nn.Module:
@@ -199,40 +177,14 @@ class DiffusionModel:
         with torch.autocast(weight.device.type, enabled=False):
             return self.moments(images.to(weight.device, weight.dtype))
 
-    def empty_prompt(self) -> dict[str, Tensor]:
-        """The unconditional state of stock inference, (1, ...) each: the encoding of "" unless the family says otherwise."""
-        if self._empty is None:
-            self._empty = self.encode_prompts([""])
-        return self._empty
-
-    def sequence_length(self, asked: int | None) -> int | None:
-        """``max_sequence_length``: what was asked for, or the stock call's default. ValueError outside of what the call takes: 1 to 512,
-        and 0 where the text encoder is missing and zeros stand in for its states (SD3 without T5)."""
-        if asked is None or not self.prompt_tokens:
-            return next(iter(self.prompt_tokens.values()), None)
-        least = 1 if set(self.prompt_tokens) & set(self.tokenizers) else 0
-        if not least <= asked <= LONGEST_SEQUENCE:
-            raise ValueError(f"max_sequence_length is {asked}; for '{self.name}' it must be {least} to {LONGEST_SEQUENCE} tokens")
-        return asked
-
-    def tokens(self, prompts: list[str], extra: int = 0) -> tuple[list[Tensor], list[Tensor]]:
-        """Token ids and attention masks (N, L), one each per tokenizer; prompts that are too long are cut, counted, and warned of once.
-
-        ``extra``: how many tokens of the family's own text stand around a prompt and do not count in ``max_sequence_length``.
-        """
-        if not self.text_encoders:
-            raise ValueError(f"the text encoders of '{self.name}' were released: encode prompts before release_encoders(), or load again")
-        names, tokenizers, encoders = list(self.tokenizers), list(self.tokenizers.values()), list(self.text_encoders.values())
-        long, parts = self.prompt_tokens, zip(names, tokenizers, encoders, strict=True)
-        lengths = [self.max_sequence_length + extra if name in long else own_length(*pair) for name, *pair in parts]
-        ids, masks, cut = tokenize(prompts, tokenizers, encoders, lengths)
-        many = len(set().union(*cut))
-        if many and not self.truncated_prompts:
-            by = [f"{length} ({name})" for length, name, which in zip(lengths, names, cut, strict=True) if which]
-            limit = lengths[0] if len(set(lengths)) == 1 else ", ".join(by)
-            log.warning("%d of %d prompts exceed the %s tokens of '%s' and are cut (said once)", many, len(prompts), limit, self.name)
-        self.truncated_prompts += many
-        return ids, masks
+    @torch.no_grad()
+    def decode_images(self, latents: Tensor) -> Tensor:
+        """Images (N, 3, H, W) float32 in [-1, 1] of latents (N, C, h, w), scaled as ``encode_images`` gives them; by the VAE alone."""
+        if self.vae is None:
+            raise ValueError(f"the VAE of '{self.name}' was released: decode before release_encoders(), or load the model again")
+        weight = next(self.vae.parameters())
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.decode(latents.to(weight.device, torch.float32)).float().clamp(-1, 1)
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor], network: Callable[..., Any] | None = None) -> Tensor:
         """The network's prediction (of the kind ``path.prediction_type`` names), as it comes.
@@ -281,12 +233,5 @@ class DiffusionModel:
         if self._provenance is None:
             facts = {"family": self.family, "vae": fingerprint(self.vae), "vae_dtype": dtype_name(self.vae)}
             facts |= {key: self.vae_config.get(key) for key in self.latent_facts}
-            for name, encoder in self.text_encoders.items():
-                facts |= {name: fingerprint(encoder), f"{name}_dtype": dtype_name(encoder)}
-            for name, tokenizer in self.tokenizers.items():
-                entries = sorted(tokenizer.get_vocab().items())
-                facts[name] = hashlib.sha256(repr((entries, tokenizer.model_max_length, tokenizer.pad_token)).encode()).hexdigest()[:16]
-            if self.max_sequence_length is not None:
-                facts["max_sequence_length"] = self.max_sequence_length
-            self._provenance = facts | self.text_facts()
+            self._provenance = facts | self.text_provenance()
         return dict(self._provenance)

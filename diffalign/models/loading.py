@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from diffalign.models.base import DiffusionModel
 from diffalign.models.places import embedded, family_of_file, family_of_index, first_line, locate, offline_advice, read_index
@@ -64,8 +65,12 @@ class Source:
                 parts[family.denoiser_name] = self.load_denoiser()
             parts = self.missing_texts() | self.shared_parts(without=parts) | parts
             return stock.from_pretrained(self.folder, variant=self.variant, revision=self.revision, use_safetensors=True, **parts)
+        except SafetensorError as error:
+            raise ValueError(f"'{self.name}' could not be loaded, a .safetensors file is damaged ({error}): fetch it again") from error
         except OSError as error:
-            raise ValueError(f"'{self.name}' could not be loaded: {first_line(error)}. {offline_advice(self.is_file)}") from error
+            local = not self.is_file and Path(self.place).is_dir()
+            advice = "Is it whole? Fetch it again" if local and self.vae is None else offline_advice(self.is_file)
+            raise ValueError(f"'{self.name}' could not be loaded: {first_line(error)}. {advice}") from error
 
     def shared_parts(self, without: Collection[str]) -> dict[str, Any]:
         """What an embedded model has in common with another, but for the components named."""
@@ -152,6 +157,8 @@ def load_model(
         vae = str(world.assets / world.vae)
     if world and max_sequence_length is None:
         max_sequence_length = world.max_sequence_length
+    if vae is not None:
+        locate(vae)  # refuses a path where nothing is
     vae = None if vae is None else str(Path(vae).expanduser()) if Path(vae).expanduser().exists() else vae
     if is_file:
         config = None if config is None else str(Path(config).expanduser())
@@ -178,6 +185,11 @@ def load_model(
             raise ValueError(f"'{name}' has no VAE in its model_index.json: pass one with vae= (a folder, hub id or .safetensors file)")
         if vae is None and Path(place).is_dir() and not (Path(place) / "vae").is_dir():
             raise ValueError(f"'{name}' names a VAE in its model_index.json but has no folder vae/: copy it there, or pass one with vae=")
+        if Path(place).is_dir() and (world is None or world.parts is None):
+            texts = [part for pair in family_class(found).text_names.items() for part in pair]
+            for part in (family_class(found).denoiser_name, "scheduler", *texts):
+                if index.get(part, [None])[0] is not None and not (Path(place) / part).is_dir():
+                    raise ValueError(f"'{name}' names a {part} in its model_index.json but has no folder {part}/: fetch the whole model")
     if family is not None and family != found:
         raise ValueError(f"family='{family}' was asked for, but '{name}' is of family '{found}': leave family out, or load another model")
     if guidance is not None and found != "flux":

@@ -32,6 +32,7 @@ from diffalign.models.lora_files import (
     save_for_peft,
     stock,
 )
+from diffalign.models.parts import reading
 
 
 def add(
@@ -105,7 +106,7 @@ def load(denoiser: nn.Module, folder: str | Path, name: str = "default", trainab
     """Load an adapter from a folder or a ``.safetensors`` file as ``name`` and make it active.
 
     Trainable adapters are held in float32 with the file's exact values, also on a half-precision base; all other parameters stop
-    requiring gradients. Errors: ValueError for a missing file, a name in use, or an adapter that also changes the text encoders.
+    requiring gradients. Errors: ValueError for a missing or damaged file, a name in use, or an adapter that also changes the text encoders.
     """
     from peft import set_peft_model_state_dict
 
@@ -115,7 +116,8 @@ def load(denoiser: nn.Module, folder: str | Path, name: str = "default", trainab
         raise ValueError(f"no adapter at {file}: pass a folder written by lora.save, or a .safetensors file")
     if name in adapter_names(denoiser):
         raise ValueError(f"an adapter named '{name}' exists already: load it under another name")
-    state = read_file(denoiser, file, name) if has_loader else read_for_peft(denoiser, file, name)
+    with reading(file):
+        state = read_file(denoiser, file, name) if has_loader else read_for_peft(denoiser, file, name)
     for layer in adapter_layers(denoiser):
         layer.set_adapter(name)
     _set_trainable(denoiser, name, trainable)

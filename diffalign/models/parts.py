@@ -2,9 +2,12 @@
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 
@@ -15,6 +18,15 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Within it a damaged safetensors file is a ValueError that names ``path``."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is damaged or no .safetensors file ({error}): fetch or write it again") from error
 
 
 def dtype_name(module: nn.Module) -> str:

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffalign.models.parts import reading
+
 PIPELINES = {  # model_index.json's _class_name -> family
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
@@ -99,15 +101,39 @@ def read_index(place: str, revision: str | None) -> dict:
             raise ValueError(
                 f"'{place}' has no model_index.json: pass the top folder of a diffusers pipeline (it holds vae/, unet/ or transformer/)"
             )
-        return json.loads(file.read_text())
+        try:
+            return dict(json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:  # the first of json and of bytes that are no text
+            raise ValueError(f"{file} is no JSON of a diffusers pipeline ({error}): fetch the model again") from error
     from diffusers import DiffusionPipeline
 
+    lost = f"'{place}' is no folder here and could not be fetched from the hub: {{}}. {offline_advice(False)}"
+    if why := unreachable(place, "model_index.json", revision):
+        raise ValueError(lost.format(why))
     try:
         return DiffusionPipeline.load_config(place, revision=revision)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"'{place}' is no folder here and could not be fetched from the hub: {first_line(error)}. {offline_advice(False)}"
-        ) from error
+        raise ValueError(lost.format(first_line(error))) from error
+
+
+def unreachable(place: str, file: str, revision: str | None) -> str | None:
+    """Why the hub cannot be asked for a model's file that its cache does not hold; None where it answers, or need not.
+
+    One request, without a second try. Where a file is not cached, loading it asks six times in 23 seconds (the backoff of huggingface_hub's
+    downloads, which no setting of it shortens but HF_HUB_OFFLINE=1), and then does not say why.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(try_to_load_from_cache(place, file, revision=revision), str):
+        return None
+    try:
+        get_hf_file_metadata(hf_hub_url(place, file, revision=revision))
+    except HfHubHTTPError:  # it answers: loading says what is wrong with the model
+        return None
+    except Exception as error:  # of the HTTP client, which is another one from version to version
+        return first_line(error)
+    return None
 
 
 def family_of_index(index: dict, name: str) -> str:
@@ -123,7 +149,7 @@ def family_of_file(path: str) -> str:
     """The family of a checkpoint in the original layout, from its keys; ValueError where they are of neither."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
+    with reading(path), safe_open(path, framework="pt") as file:
         keys = set(file.keys())
     starts = {key.removeprefix("model.diffusion_model.").split(".")[0] for key in keys}
     for family, marks in FILE_MARKS.items():

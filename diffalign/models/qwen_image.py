@@ -94,6 +94,10 @@ class QwenImage(DiffusionModel):
         shift, scale = (images.new_tensor(self.vae_config[name], dtype=torch.float32).view(1, -1, 1, 1) for name in self.latent_facts)
         return (posterior.mean[:, :, 0].float() - shift) / scale, posterior.std[:, :, 0].float() / scale
 
+    def decode(self, latents: Tensor) -> Tensor:
+        shift, scale = (latents.new_tensor(self.vae_config[name]).view(1, -1, 1, 1) for name in self.latent_facts)
+        return self.vae.decode((latents * scale + shift)[:, :, None].to(self.vae.dtype), return_dict=False)[0][:, :, 0]
+
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
         texts = prompts if isinstance(prompts, str) else [self.template.format(prompt) for prompt in prompts]

@@ -1,10 +1,6 @@
 """From prompts to token ids, with the checks that a silent mistake would need."""
 
-import logging
-
 import torch
-
-log = logging.getLogger(__name__)
 
 SMALLEST_VOCABULARY = 256  # every byte-level vocabulary holds at least the bytes
 

@@ -17,7 +17,7 @@ from diffalign.objectives.labels import Labels, Rankings, Scores
 from diffalign.objectives.links import DiscoPOP, Hinge, Link, Logistic, Regression, ReverseKL, Robust, Sigmoid, Squared
 from diffalign.objectives.lists import CrossPairs, ListShape, PlackettLuce, SwapGaps
 from diffalign.objectives.listwise import ListObjective
-from diffalign.objectives.metrics import Metrics, means, merge
+from diffalign.objectives.metrics import Metrics, means, merge, plain
 from diffalign.objectives.objective import Objective
 from diffalign.objectives.pairterms import Anchor, Likelihood, LinearWeight, PairTerm, Points, ScoreMatching, Side, WinnerError
 from diffalign.objectives.pairwise import PairObjective
@@ -52,5 +52,5 @@ __all__ = [
     "Regression", "ReverseCrossEntropy", "ReverseKL", "RewardMap", "Robust", "Row", "RunningMean", "SampleObjective", "ScaledReference",
     "ScoreMatching", "ScoreObjective", "Scores", "SelfAgreement", "Shifted", "Side", "Sigmoid", "SoftmaxTarget", "SortedMargins",
     "SortedRewards", "SpectralTriplet", "Squared", "SwapGaps", "TemperedRanking", "Terms", "Weighted", "WinnerError", "Zero", "get",
-    "means", "merge", "names", "recipes", "reduce",
+    "means", "merge", "names", "plain", "recipes", "reduce",
 ]  # fmt: skip

@@ -56,6 +56,11 @@ def merge(parts: Iterable[Metrics]) -> Metrics:
     return total
 
 
+def plain(metrics: Metrics) -> dict[str, tuple[float, int]]:
+    """The same sums as Python numbers, which processes can tell each other. Waits for the device."""
+    return {name: (float(total), count) for name, (total, count) in metrics.items()}
+
+
 def means(metrics: Metrics) -> dict[str, float]:
     """The plain numbers to log: sum / count, metrics without a single unit left out. Waits for the device."""
     return {name: float(value) / count for name, (value, count) in metrics.items() if count}

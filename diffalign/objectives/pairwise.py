@@ -96,6 +96,11 @@ class PairObjective(Objective):
             found |= {"scale", "margin"}
         return frozenset(found | ({"probability"} if self.link is None or self.link.soft else set()))
 
+    @property
+    def regresses(self) -> bool:
+        """Whether the link regresses on the comparison's margin as a known gap of two rewards: with margins of 0 it asks for no gap."""
+        return self.link is not None and not self.link.soft
+
     def __call__(self, evidence: Evidence, comparison: Comparison) -> Terms:
         """Evidence of N samples, P labelled pairs among them -> P losses (`Terms` of unit "pair") and their metrics."""
         comparison = self._beside(comparison, evidence.policy)
@@ -125,7 +130,7 @@ class PairObjective(Objective):
 
     def _unread(self, names: frozenset[str]) -> ValueError:
         """The error for labels that this objective would have to pass over in silence."""
-        if names == {"probability"} and self.link is not None and not self.link.soft:
+        if names == {"probability"} and self.regresses:
             return ValueError("this objective regresses the margin on a known gap and cannot read a probability other than 1: "
                               "put what is known about a pair into the comparison's margin")
         said, read = ", ".join(sorted(names)), ", ".join(sorted(self.reads)) or "none"

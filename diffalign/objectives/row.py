@@ -1,6 +1,6 @@
 r"""What a row of the table of objectives is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from diffalign.objectives.objective import Objective
@@ -53,3 +53,11 @@ class Row:
     def defaults(self) -> dict[str, float]:
         """The options that may be left out, and what they are then."""
         return {name: option.default for name, option in self.options.items() if option.default is not None}
+
+    def lacks(self, given: Collection[str]) -> dict[str, str]:
+        """The options that have to be given and are not among those `given`, each with the sentence that says so."""
+        return {
+            name: f"{self.name} needs {name} ({what.unit}), and no value suits all evidence. Published: {what.published}"
+            for name, what in self.options.items()
+            if what.default is None and name not in given
+        }

@@ -76,9 +76,8 @@ def get(name: str, *, all_reduce: AllReduce | None = None, **options: float) -> 
             users = [other.name for other in TABLE.values() if option in other.options]
             note = row.refuses.get(option, f"{option} belongs to {_some(users)}" if users else "")
             raise unknown(f"option of {row.name}", option, row.options, f" ({note})" if note else "")
-    for option, what in row.options.items():
-        if option not in options and what.default is None:
-            raise ValueError(f"{row.name} needs {option} ({what.unit}), and no value suits all evidence. Published: {what.published}")
+    for why in row.lacks(options).values():
+        raise ValueError(why)
     ranks = {} if all_reduce is None else {"all_reduce": all_reduce}
     return row.build(**{**row.defaults, **options}, **ranks)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffalign import methods
+from diffalign.models.base import DiffusionModel
 from diffalign.models.lora_files import stock
 from diffalign.models.places import embedded
 from diffalign.train.config import TrainConfig
@@ -33,27 +34,53 @@ tags: [diffalign, {method}, {kind}]
 
 Written by diffalign; `config.yaml` beside this file is the whole configuration, `metrics.jsonl` the log.
 """
-LORA = """import torch
+LOADED = """import torch
 from diffusers import {pipeline}
-
-pipeline = {pipeline}.from_pretrained("{model}").to(torch.float32)  # one dtype for all parts, whatever the files hold
-pipeline.load_lora_weights("{result}")"""
-PEFT = """import torch
-from diffusers import {pipeline}
-from peft import PeftModel
-
-pipeline = {pipeline}.from_pretrained("{model}").to(torch.float32)  # one dtype for all parts, whatever the files hold
-pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, "{result}")"""
-SINGLE_FILE = LORA.replace("from_pretrained", "from_single_file")
+{imports}
+pipeline = {pipeline}.{loader}("{model}"{options}).to(torch.float32)  # one dtype for all parts, whatever the files hold"""
+DENOISER = """import torch
+from diffusers import {network}, {pipeline}
+{imports}
+network = {network}.from_single_file("{model}", config="{config}", subfolder="{part}")
+pipeline = {pipeline}.from_pretrained("{config}", {part}=network{options}).to(torch.float32)  # one dtype for all parts"""
 EMBEDDED = """from diffalign.models import load_model
 
-pipeline = load_model("{model}").pipeline()
-pipeline.load_lora_weights("{result}")"""  # of a model that shares parts with another, so that its folder is no whole pipeline
+pipeline = load_model("{model}").pipeline()"""  # of a model that shares parts with another, so that its folder is no whole pipeline
 FULL = """from diffusers import {pipeline}
 
-pipeline = {pipeline}.from_pretrained("{result}")"""
+pipeline = {pipeline}.from_pretrained("{model}"{options})"""
+LORA = """
+pipeline.load_lora_weights("{result}")"""
+PEFT = """
+pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "{result}")"""
 
-ABOUT = ("data:", "pairs:", "labels:", "rankings:", "masks:", "adapter:")  # the notes of a run that say what it was trained on
+ABOUT = ("data:", "pairs:", "labels:", "rankings:", "masks:", "adapter:", "WARNING")  # the notes of a run that say what it was trained on
+
+
+def snippet(config: TrainConfig, model: DiffusionModel, result: str) -> str:
+    """The code that draws with what was trained, in a pipeline of the parts it was trained with."""
+    source, world = model.source, embedded(config.model)
+    place, options = source.place, "".join(f", {name}=None" for name in model.lacking())  # SD3 without T5
+    loader, adapter, imports = "from_pretrained", LORA, ""
+    if config.train == "full":
+        template, place, adapter = FULL, result, ""
+    elif world and world.parts:
+        template, place = EMBEDDED, config.model
+    elif source.is_file and model.single_file == "denoiser":
+        template = DENOISER
+    else:  # a folder for builtin models, which diffusers does not know by name
+        template = LOADED
+        if source.is_file:
+            loader, options = "from_single_file", "" if source.config is None else f', config="{source.config}"'
+    if adapter and stock(model.denoiser).pipeline is None:
+        adapter, imports = PEFT, "from peft import PeftModel\n"
+    text = (template + adapter).format(
+        pipeline=model.pipeline_class().__name__, network=type(model.denoiser).__name__, part=model.denoiser_name, model=place,
+        imports=imports, loader=loader, options=options, config=source.config, result=result,
+    )  # fmt: skip
+    if model.max_sequence_length is not None:
+        text += f"\nimage = pipeline(prompt, max_sequence_length={model.max_sequence_length}).images[0]  # as it was trained"
+    return text
 
 
 def card(config: TrainConfig, parts, summary: dict[str, Any]) -> str:
@@ -64,19 +91,6 @@ def card(config: TrainConfig, parts, summary: dict[str, Any]) -> str:
     """
     method = methods.get(config.method)
     accuracy = summary.get("held_out/accuracies")
-    if config.train == "full":
-        template = FULL
-    elif (world := embedded(config.model)) and world.parts:
-        template = EMBEDDED
-    elif stock(parts.model.denoiser).pipeline is None:
-        template = PEFT
-    else:
-        template = SINGLE_FILE if config.model.endswith(".safetensors") else LORA
-    # a folder for builtin models, which diffusers does not know by name
-    place = config.model if template == EMBEDDED else parts.model.source.place
-    snippet = template.format(pipeline=parts.model.pipeline_class().__name__, model=place, result=summary["result"])
-    if parts.model.max_sequence_length is not None:
-        snippet += f"\nimage = pipeline(prompt, max_sequence_length={parts.model.max_sequence_length}).images[0]  # as it was trained"
     rank = f"LoRA of rank {config.lora_rank} on {config.lora_targets}" if config.train == "lora" else "all weights of the denoiser"
     if config.init_lora is not None:
         rank = f"the LoRA of {config.init_lora}, continued"
@@ -96,6 +110,6 @@ def card(config: TrainConfig, parts, summary: dict[str, Any]) -> str:
         precision={"no": "float32"}.get(config.mixed_precision, config.mixed_precision),
         notes="\n* ".join(note for note in parts.notes if note.startswith(ABOUT)),
         accuracy="not measured (no held-out pairs)" if accuracy is None else f"{accuracy:.3f} (one half is chance)",
-        snippet=snippet,
+        snippet=snippet(config, parts.model, summary["result"]),
         warnings="\n".join(f"**Warning**, {text}\n" for text in summary["warnings"]) or "No warnings.",
     )

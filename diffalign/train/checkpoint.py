@@ -10,6 +10,8 @@ import dataclasses
 import json
 import os
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,28 @@ def find(config: RunConfig) -> Path | None:
         advice = "Use another --output-dir, or --fresh to start over"
         raise ConfigError("\n".join([f"{folder} holds a run with another configuration:", *lines, advice]))
     return latest(folder)
+
+
+def require_writable(config: RunConfig) -> None:
+    """Raise ConfigError where nothing can be written into the output folder, or the cache's. Leaves nothing behind."""
+    for option, place in (("output_dir", config.output_dir), ("cache_dir", config.cache_dir)):
+        if place is not None:
+            _try_to_write(option, Path(place))
+
+
+def _try_to_write(option: str, folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"{option} is {folder}, which cannot be written to ({why}): use another --{option.replace('_', '-')}") from None
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _defaults(config: RunConfig) -> dict[str, Any]:

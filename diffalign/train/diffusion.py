@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffalign import models
+from diffalign.objectives import Metrics
 from diffalign.train.batch import BatchMaker
 from diffalign.train.card import card
 from diffalign.train.config import TrainConfig
@@ -36,9 +37,9 @@ class DiffusionParts(Parts):
             metrics |= error_changes(out.policy_error, out.reference_error, out.t, sides_of(batch.labels), last)
         return Measured(batch.ids, batch.labels, out.terms, metrics, out.balance)
 
-    def held_out_metrics(self, config: TrainConfig, accelerator) -> dict[str, float]:
+    def held_out_metrics(self, batches: list[list[int]], config: TrainConfig, accelerator) -> Metrics:
         return held_out_metrics(
-            self.model, self.reference, self.objective, self.noising, self.held_out_maker, self.held_out,
+            self.model, self.reference, self.objective, self.noising, self.held_out_maker, batches,
             draws=config.held_out_draws, autocast=accelerator.autocast, device=accelerator.device, baseline=self.baseline,
         )  # fmt: skip
 

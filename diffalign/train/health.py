@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from diffalign.objectives import Metrics
+from diffalign import data, objectives
+from diffalign.objectives import BatchMean, Metrics, Objective, SampleObjective
 from diffalign.train.errors import TrainingError
 
 BINS = 5
@@ -19,6 +21,25 @@ WINDOW = 50  # optimizer steps the warnings look at; a shorter run gets none
 WINNER_RISE = 0.02  # of the reference's error: a mean rise of the winner's error above this, with the loss below its start, is warned of
 SATURATED = 0.5  # share of pairs with hardly any gradient left above which is warned
 START_TOLERANCE = 0.05  # of the first loss's closed value. On a CPU the two are equal; a GPU may take other kernels without gradients
+
+
+def cautions(name: str, objective: Objective, records: Sequence[data.Record], batch_size: int) -> list[str]:
+    """Lines about a run that can start and will learn less than it seems: what the data or the batches leave the objective nothing of.
+
+    Args:
+        name: of the objective's row. records: to train on. batch_size: of them in one forward pass; accumulation does not add to it.
+    """
+    found = []
+    if objective.takes == "rankings" and all(len(set(data.relevance(record))) == 1 for record in records):
+        found.append(f"every one of the {len(records)} rankings is a tie: none of them says which of its samples is the better one")
+    if batch_size == 1 and isinstance(objective, SampleObjective) and isinstance(objective.baseline, BatchMean):
+        found.append(
+            f"{name} measures a reward against max(0, the mean of its batch), and train_batch_size is 1, so that a sample is its own "
+            "baseline: what lies above the reference counts as undecided for ever. Use 2 or more (accumulation does not help)"
+        )
+    if batch_size == 1 and objectives.TABLE[name].couples == "call":
+        found.append(f"{name} sorts within a batch, and train_batch_size is 1, so that there is nothing to sort: use more")
+    return [f"WARNING {text}" for text in found]
 
 
 def error_changes(policy_error: Tensor, reference_error: Tensor, t: Tensor, sides: dict[str, Tensor], num_timesteps: int) -> Metrics:

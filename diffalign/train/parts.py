@@ -13,6 +13,12 @@ from diffalign import models, objectives
 from diffalign.objectives import Metrics, Terms
 from diffalign.train.batch import Order
 
+NO_LABELS = {
+    "pairs": objectives.Comparison.halves(0),
+    "labels": objectives.Labels(torch.zeros(0, dtype=torch.bool)),
+    "rankings": objectives.Rankings(torch.zeros(0, dtype=torch.int64), torch.zeros(0)),
+}
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -58,8 +64,18 @@ class Parts:
         """The losses of the training records ``indices`` at their ``draw``-th use."""
         raise NotImplementedError
 
-    def held_out_metrics(self, config, accelerator) -> dict[str, float]:
-        """What validation logs of the held-out records: ``held_out/...``, accuracies and loss among them."""
+    def nothing(self, device: torch.device) -> Measured:
+        """What a process has that is left without a record of a batch. The objective is called all the same, on no evidence: what it sums
+        over all processes (``row.couples``), it sums in every call of every process."""
+        none = torch.zeros(0, device=device)
+        extra = {need.removeprefix("extra:"): none for need in self.objective.needs if need.startswith("extra:")}
+        evidence = objectives.Evidence(none.clone().requires_grad_(), none, none, extra)
+        labels = NO_LABELS[self.objective.takes]
+        return Measured([], labels, self.objective(evidence, labels))
+
+    def held_out_metrics(self, batches: list[list[int]], config, accelerator) -> Metrics:
+        """What validation logs of these of the ``held_out`` batches, as plain (sum, count): ``loss`` and, but for lists without an order,
+        ``rewards/accuracies`` among them."""
         raise NotImplementedError
 
     def write_samples(self, config, folder: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Collection
 
 import torch
 
+from diffalign import objectives
 from diffalign.extras import require
 from diffalign.train.config import TrainConfig
 from diffalign.train.errors import ConfigError
@@ -24,10 +25,6 @@ RANGES = {
 MODEL = "a hub id, a diffusers folder, a .safetensors file, or builtin:shapes"
 DATA = "a folder with chosen/ and rejected/, a .jsonl, .csv or .parquet file, or a data set"
 POSITIVE = ("lora_alpha", "learning_rate", "adam_epsilon", "max_grad_norm")
-SEVERAL_PROCESSES = (
-    "{} processes were asked for, and several processes come with a later version: start one, "
-    "and raise gradient_accumulation_steps for a larger batch"
-)
 
 
 def checked(config: TrainConfig) -> TrainConfig:
@@ -86,6 +83,14 @@ def reference_problems(config: RunConfig, reference: str) -> list[str]:
     return found
 
 
+def lacking(objective: str, options: Collection[str]) -> list[str]:
+    """The options that an objective has to be given and was not, each with the flag that gives it; [] for an unknown objective."""
+    flags = {"beta": "--beta NUMBER"}
+    row = objectives.TABLE.get(objective)
+    missing = {} if row is None else row.lacks(options)
+    return [f"{why}. Give it as {flags.get(option, f'--objective-options {option} NUMBER')}" for option, why in missing.items()]
+
+
 def _of_the_method(config: TrainConfig) -> list[str]:
     """Of the point in the space of methods. Raises ValueError for an unknown name or an option that the objective does not take."""
     point = config.point()
@@ -95,19 +100,20 @@ def _of_the_method(config: TrainConfig) -> list[str]:
         found.append(f"reference is '{point.reference}' and reference_lora is {config.reference_lora!r}: {other}")
     if config.train == "full" and (config.init_lora is not None or point.reference == "past"):
         found.append("train is 'full', and init_lora and reference past are about adapters: use train lora, or merge them into the model")
-    return found + point.refusals()
+    refused = lacking(point.objective, point.objective_options) or point.refusals()
+    if config.cache_inversion and not refused and (refusal := point.not_cacheable(config.posterior)):
+        refused = [refusal]
+    return found + refused
 
 
 def check_machine(config: RunConfig) -> None:
     """Refuse what this machine or installation cannot do, before anything is loaded.
 
     Raises:
-        ConfigError: fp16 without a GPU, or more than one process. ImportError: a missing extra, by name.
+        ConfigError: fp16 without a GPU. ImportError: a missing extra, by name.
     """
     if config.mixed_precision == "fp16" and (config.device == "cpu" or not torch.accelerator.is_available()):
         raise ConfigError("mixed_precision is 'fp16', which needs a GPU, and this run is on the CPU: use bf16 or no")
-    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(SEVERAL_PROCESSES.format(processes))
     if config.optimizer == "adamw_8bit":
         require("bitsandbytes", extra="quant")
     if config.report_to == "tensorboard":

@@ -6,6 +6,7 @@ import hashlib
 
 from diffalign import data
 from diffalign.methods import Point
+from diffalign.objectives import Objective, PairObjective
 from diffalign.train.config import TrainConfig
 from diffalign.train.errors import ConfigError
 
@@ -18,7 +19,19 @@ def read_records(config: TrainConfig, point: Point) -> tuple[list[data.Record], 
     Raises:
         ConfigError: nothing is left to train on, or the method needs what the data does not say, with how to make it.
     """
-    records, counts = data.read(config.data, columns=config.columns, ties=config.ties, split=config.data_split, on_bad=config.on_bad_data)
+    return divide(config, point, *read_rows(config))
+
+
+def read_rows(config: TrainConfig, decode: bool = False, **changes: str) -> tuple[list[data.Record], data.Counts]:
+    """The records of ``config.data`` as they are, and what became of every row; arguments of ``data.read`` may be changed."""
+    asked = {"columns": config.columns, "ties": config.ties, "split": config.data_split, "on_bad": config.on_bad_data}
+    return data.read(config.data, decode=decode, **{**asked, **changes})
+
+
+def divide(
+    config: TrainConfig, point: Point, records: list[data.Record], counts: data.Counts
+) -> tuple[list[data.Record], list[data.Record], list[str]]:
+    """What ``read_records`` gives, from the records that were read."""
     try:
         records, conversion = data.as_source(records, point.source)
     except ValueError as error:
@@ -62,12 +75,17 @@ def _missing(records: list[data.Record], point: Point) -> str | None:
             )
     if point.soft_label_scale is not None and all(pair.probability == 1.0 for pair in records):
         return f"soft labels are needed and every pair has probability 1: give a column probability in [0, 1]; {FROM_SCORES}"
-    if point.objective == "capo" and all(pair.margin == 0.0 for pair in records):
-        return (
-            "capo regresses on the gap of two calibrated rewards and every pair has margin 0: give it as the column margin, "
-            "R_chosen - R_rejected, R a sample's mean win probability against the reference model's samples"
-        )
-    return None
+    return missing_gap(records, point.objective, point.build_objective())
+
+
+def missing_gap(records: list[data.Record], name: str, objective: Objective) -> str | None:
+    """What an objective that regresses on a gap of rewards misses where every pair's is 0, with how to make it; else None."""
+    if not (isinstance(objective, PairObjective) and objective.regresses and all(pair.margin == 0.0 for pair in records)):
+        return None
+    return (
+        f"{name} regresses on the gap of two rewards and every pair has margin 0: give it as the column margin, R_chosen - R_rejected, "
+        "R a sample's reward (of capo calibrated: its mean win probability against the reference model's samples)"
+    )
 
 
 def key_of(records: list[data.Record]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffalign.train import checkpoint
+from diffalign.train.errors import setting_up
 from diffalign.train.reward_config import RewardConfig, check
 from diffalign.train.reward_run import Run
 from diffalign.train.validate import quiet_libraries
@@ -20,7 +21,7 @@ def train_reward(config: RewardConfig, *, quiet: bool = False) -> dict[str, Any]
         the pairs have scores, and the rest of what was measured.
 
     Raises:
-        ConfigError, ValueError, OSError: the configuration, the data or the model to start from. TrainingError: a loss that is not finite.
+        ConfigError: the configuration, the data or the model to start from. TrainingError: a loss that is not finite.
     """
     check(config)
     say = (lambda text: None) if quiet else tqdm.write
@@ -29,7 +30,8 @@ def train_reward(config: RewardConfig, *, quiet: bool = False) -> dict[str, Any]
         say(f"{config.output_dir} holds this very run, finished after {summary['steps']} steps: nothing to do (--fresh starts over)")
         return summary
     with quiet_libraries():
-        run = Run(config, say, quiet)
+        with setting_up():
+            run = Run(config, say, quiet)
         if resume_from is not None:
             run.restore(resume_from)
             say(f"resuming {run.folder} at step {run.step} of {config.max_train_steps} from {resume_from.name}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffalign import data
+from diffalign.models.places import first_line, unreachable
 
 # Of a network from scratch, unless told otherwise: a CLIP for pictures of 32 pixels.
 SIZES = {"image_size": 32, "patch_size": 4, "width": 64, "layers": 3, "heads": 4, "text_width": 64, "text_layers": 3, "text_heads": 4,
@@ -107,10 +108,18 @@ def image_processor(size: int) -> Any:
 
 
 def load(model: str) -> ClipReward:
-    """A CLIP of a folder or of the hub. OSError where it is not there, ValueError where its tokenizer is not its own."""
+    """A CLIP of a folder or of the hub. ValueError where it is not there, is no CLIP, or its tokenizer is not its own."""
     from transformers import AutoTokenizer, CLIPModel
 
-    return ClipReward(CLIPModel.from_pretrained(model).float(), AutoTokenizer.from_pretrained(model))
+    place = Path(model).expanduser()
+    if not place.is_dir() and (why := unreachable(model, "config.json", None)):
+        raise ValueError(f"'{model}' is no folder here and could not be fetched from the hub: {why}. Name a folder with one")
+    place = str(place) if place.is_dir() else model
+    try:
+        network, tokenizer = CLIPModel.from_pretrained(place).float(), AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{model}' could not be loaded as a transformers CLIP: {first_line(error)}") from error
+    return ClipReward(network, tokenizer)
 
 
 def from_scratch(tokenizer: str, sizes: dict[str, int], seed: int) -> ClipReward:

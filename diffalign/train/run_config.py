@@ -74,7 +74,7 @@ class RunConfig:
     max_train_steps: int = 1000
     """Optimizer steps."""
     train_batch_size: int = 4
-    """Pairs in one forward pass."""
+    """Pairs in one forward pass; several processes share them, so it is not a number per GPU."""
     gradient_accumulation_steps: int = 1
     """Forward passes an optimizer step; the average over all their pairs is exact."""
     learning_rate: float = 1e-5

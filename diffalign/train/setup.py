@@ -16,25 +16,33 @@ from diffalign.train.batch import BatchMaker, Order
 from diffalign.train.config import TrainConfig
 from diffalign.train.diffusion import DiffusionParts
 from diffalign.train.errors import ConfigError
+from diffalign.train.health import cautions
 from diffalign.train.labels import labels_of
 from diffalign.train.noising import Noising
-from diffalign.train.problems import SEVERAL_PROCESSES
+from diffalign.train.ranks import ALONE, Ranks
 from diffalign.train.records import key_of, read_records
 from diffalign.train.run_config import RunConfig
 
 
-def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> DiffusionParts:
+def build(config: TrainConfig, device: torch.device, quiet: bool = False, ranks: Ranks = ALONE) -> DiffusionParts:
     """Everything a run needs. What can be refused is refused before the first image is encoded.
 
     Raises:
         ConfigError, ValueError: what is wrong and what to do.
     """
     point = config.point()
-    objective = point.build_objective()
-    if config.cache_inversion and (refusal := point.not_cacheable(config.posterior)):
-        raise ConfigError(refusal)
     train, held_out, notes = read_records(config, point)
-    model = load(config, device)
+    notes += cautions(point.objective, point.build_objective(), train, config.train_batch_size)
+    return assemble(config, load(config, device), train, held_out, notes, quiet, ranks)
+
+
+def assemble(
+    config: TrainConfig, model: models.DiffusionModel, train: list[data.Record], held_out: list[data.Record], notes: list[str], quiet: bool,
+    ranks: Ranks = ALONE,
+) -> DiffusionParts:
+    """``build`` from what was loaded and read. ``notes``: lines about the records, to which those about the rest are added."""
+    point = config.point()
+    objective = point.build_objective(ranks.total)
     sampler = config.timestep_sampler(model.timestep_sampler)
     try:
         sampler(torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1], model.path)
@@ -42,8 +50,16 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Dif
         raise ConfigError(f"timesteps is {config.timesteps or model.timestep_sampler!r}; {error}") from None
     point.check_path(model.path)
     notes.append(f"attention: {models.set_attention(model.denoiser, config.attention)}")
-    resolution = config.resolution or model.default_resolution
-    store = encode(config, model, [*train, *held_out], resolution, quiet, own_captions=point.conditioning == "dual captions")
+    store = store_of(config, model, [*train, *held_out])
+    with ranks.first_alone():  # the others find what it has encoded
+        store.cache.refresh()
+        left_out = encode(config, model, store, quiet)
+    if left_out:
+        notes.append(f"left out: {len(left_out)} records with an image that cannot be read; the first is {left_out[0]}")
+        left = {record.id for record in store.records}
+        train, held_out = ([record for record in side if record.id in left] for side in (train, held_out))
+        if not train:
+            raise ConfigError(f"no record is left to train on: {notes[-1]}")
     model.release_encoders()
 
     continued = config.init_lora is not None
@@ -80,7 +96,7 @@ def build(config: TrainConfig, device: torch.device, quiet: bool = False) -> Dif
         optimizer=optimizer,
         schedule=schedule_of(config, optimizer),
         ema=None if config.ema_decay is None else EMAModel(trainable.values(), decay=config.ema_decay),
-        resolution=resolution,
+        resolution=store.plan.resolution,
         prompts=list(dict.fromkeys(record.prompt for record in held_out or train)),
         data=f"{n} {key_of([*train, *held_out])}",
         notes=notes,
@@ -123,24 +139,25 @@ def continuing(config: TrainConfig, model: models.DiffusionModel) -> str:
     )
 
 
-def encode(
-    config: TrainConfig, model: models.DiffusionModel, records: list[data.Record], resolution: int, quiet: bool, *, own_captions: bool
-) -> data.Store:
-    """VAE moments and text states of all records, from the cache where it has them; afterwards the encoders are not needed."""
-    multiple = model.image_multiple
-    if config.aspect_ratio_buckets:
-        plan = data.Plan.aspect_ratios(resolution, crop=config.crop, multiple=multiple)
-    else:
-        plan = data.Plan(resolution, crop=config.crop, multiple=multiple)
+def store_of(config: TrainConfig, model: models.DiffusionModel, records: list[data.Record]) -> data.Store:
+    """The records with their geometry and their cache, which lies in ``cache_dir`` or the output folder; nothing is encoded."""
+    geometry = {"crop": config.crop, "multiple": model.image_multiple}
+    make = data.Plan.aspect_ratios if config.aspect_ratio_buckets else data.Plan
+    plan = make(config.resolution or model.default_resolution, **geometry)
     provenance = model.provenance()
     folder = Path(config.cache_dir) if config.cache_dir else Path(config.output_dir) / "cache"
     cache = data.TensorCache(folder / data.content_key(repr(sorted(provenance.items())))[:12], provenance)
-    crop_at = functools.partial(_crop_at, config.seed)
-    store = data.Store(records, plan, cache, uniform=crop_at, flip=config.flip, own_captions=own_captions)
-    store.build(
-        model.encode_images, model.encode_prompts, encode_empty=model.empty_prompt, batch_size=config.cache_batch_size, progress=not quiet
-    )
-    return store
+    own_captions = config.point().conditioning == "dual captions"
+    return data.Store(records, plan, cache, uniform=functools.partial(_crop_at, config.seed), flip=config.flip, own_captions=own_captions)
+
+
+def encode(config: TrainConfig, model: models.DiffusionModel, store: data.Store, quiet: bool) -> list[str]:
+    """VAE moments and text states of all records, where the cache lacks them; afterwards the encoders are not needed. Returns a sentence
+    about every record that was left out (``on_bad_data: skip``)."""
+    return store.build(
+        model.encode_images, model.encode_prompts, encode_empty=model.empty_prompt, batch_size=config.cache_batch_size, progress=not quiet,
+        skip=config.on_bad_data == "skip",
+    )  # fmt: skip
 
 
 def inversion_cache(config: TrainConfig, point: methods.Point, model: models.DiffusionModel) -> data.TensorCache:
@@ -152,30 +169,26 @@ def inversion_cache(config: TrainConfig, point: methods.Point, model: models.Dif
 
 @contextmanager
 def accelerated(config: RunConfig) -> Iterator[Any]:
-    """The run's Accelerator. Its process-wide state is given up at the end, so that the next run may use another precision or device.
-
-    Raises:
-        ConfigError: more than one process was started.
-    """
+    """The run's Accelerator. Its process-wide state is given up at the end, so that the next run may use another precision or device."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, is_initialized
     from accelerate.utils import GradientAccumulationPlugin
 
     foreign = is_initialized()  # the caller's own Accelerator: its state is not ours to end
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, cpu=config.device == "cpu", project_dir=config.output_dir,
-        log_with=None if config.report_to == "none" else config.report_to,
+        mixed_precision=config.mixed_precision, cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+        project_dir=config.output_dir, log_with=None if config.report_to == "none" else config.report_to,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop averages; not what the environment may say
     )  # fmt: skip
     try:
-        if accelerator.num_processes > 1:
-            raise ConfigError(SEVERAL_PROCESSES.format(accelerator.num_processes))
         yield accelerator
     finally:
-        accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()
         accelerator.free_memory()
-        if not foreign:  # accelerate has no public call for this; transformers' Trainer does the same
-            AcceleratorState._reset_state(reset_partial_state=True)
+        if not foreign:
+            accelerator.state.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)  # there is no public call for this; transformers' Trainer does the same
             GradientState._reset_state()
 
 

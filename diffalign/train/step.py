@@ -57,12 +57,7 @@ def preference_step(model, reference, objective, noising: Noising, batch: Batch,
         prediction = model.predict(x_t, batch.t, batch.conditioning)
     policy_error = denoising_error(prediction, target, batch.mask)
     pairs = pairs_of(batch.labels)
-    measures = {
-        "extra:drift": lambda: outputs.drift(prediction, expected, batch.mask),
-        "extra:cross": lambda: outputs.cross(prediction, target, expected, batch.mask),
-        "extra:balance": lambda: outputs.balance(prediction, target, pairs, mask=batch.mask),
-    }
-    extra = {need.removeprefix("extra:"): measures[need]() for need in sorted(objective.needs) if need in measures}
+    extra = outputs.measured(objective.needs, prediction, target, expected, pairs, batch.mask)
     evidence = denoising_evidence(policy_error, reference_error, t=batch.t, pairs=pairs, extra=extra)
     terms, logged = objective(evidence, batch.labels), routing.metrics(expected_routing)
     return StepOutput(terms, policy_error, reference_error, batch.t, baseline_error, routing.balance_loss(), logged)

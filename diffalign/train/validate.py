@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from diffalign.objectives import means, merge, reduce
+from diffalign.objectives import Metrics, means, merge, plain, reduce
 from diffalign.train.batch import BatchMaker
 from diffalign.train.labels import sides_of
 from diffalign.train.step import preference_step
@@ -19,16 +19,17 @@ from diffalign.train.step import preference_step
 def held_out_metrics(
     model, reference, objective, noising, maker: BatchMaker, batches: list[list[int]], *, draws: int, autocast=nullcontext, device="cpu",
     baseline=None,
-) -> dict[str, float]:
+) -> Metrics:
     """Preference accuracy and the rest on pairs that are not trained on, always with the same draws.
 
     Args:
         batches: indices of the pairs, those of a batch of one bucket. draws: how often each pair is measured, timestep and noise anew.
 
     Returns:
-        ``held_out/accuracies``: share of (pair, draw) whose margin is positive, ties one half. ``held_out/chosen_change``: mean rise of the
-        winner's error above that of ``baseline`` (a ``Reference``; the method's own where there is no other); and the other means. Caption
-        dropout and flips are off in ``maker``, so the numbers of two validations differ by the weights alone.
+        sums and counts, of which ``held_out_numbers`` makes what is logged. ``rewards/accuracies``: share of (pair, draw) whose margin is
+        positive, ties one half. ``chosen_change``: mean rise of the winner's error above that of ``baseline`` (a ``Reference``; the
+        method's own where there is no other); and the other means. Caption dropout and flips are off in ``maker``, so the numbers of two
+        validations differ by the weights alone.
     """
     found = []
     training = model.denoiser.training
@@ -42,7 +43,12 @@ def held_out_metrics(
                 change = out.policy_error - out.baseline_error
                 found.append({f"{side}_change": (change[rows].sum(), len(rows)) for side, rows in sides_of(batch.labels).items()})
     model.denoiser.train(training)
-    return {f"held_out/{name.removeprefix('rewards/')}": value for name, value in means(merge(found)).items()}
+    return merge(map(plain, found))
+
+
+def held_out_numbers(sums: Metrics) -> dict[str, float]:
+    """What is logged of them: ``held_out/accuracies``, ``held_out/loss`` and so on, metrics without a single unit left out."""
+    return {f"held_out/{name.removeprefix('rewards/')}": value for name, value in means(sums).items()}
 
 
 def draw_samples(model, prompts: list[str], folder: Path, *, seed: int, steps: int, guidance_scale: float, resolution: int) -> list[Path]:

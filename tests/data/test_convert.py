@@ -101,6 +101,7 @@ def test_relevance():
     ([pair(probability=0.5)], "labels", "every pair of the data is a tie"),
     ([ranking(ranks=[1, 1, 1])], "pairs", "every ranking of the data is a tie: give ranks or scores that differ"),
     ([ranking(scores=[0.5, 0.5, 0.5])], "labels", "every ranking of the data is a tie"),
+    ([pair()], "scores", r"takes scores, and no data is read or converted to these \(it gives pairs, labels, rankings\)"),
 ])  # fmt: skip
 def test_refusals(records, source, message):
     with pytest.raises(ValueError, match=message):

@@ -116,6 +116,24 @@ def test_a_second_run_encodes_nothing_and_an_interrupted_one_continues(pairs, tm
         assert torch.equal(again[i, False].mean, direct[i, False].mean) and torch.equal(again[i, False].std, direct[i, False].std)
 
 
+def test_records_of_broken_pictures_are_left_out_on_request(pairs, tmp_path):
+    """The square one, whose header is whole, is in the second and third pair; of the first both pictures are good."""
+    path = pairs[1].rejected.path
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    store = Store(pairs, Plan(32), TensorCache(tmp_path / "cache", {}), flip=True)
+    assert store.there() == {"images": (0, 6), "captions": (0, 3)}
+    with pytest.raises(ValueError, match=r"square\.png: not a readable image"):
+        build(store)
+    encoders = Encoders()
+    left_out = store.build(encoders.encode_images, encoders.encode_prompts, progress=False, skip=True)
+    assert [sentence.split(":")[0] for sentence in left_out] == ["second", "third"] and "square.png: not a readable image" in left_out[0]
+    assert (len(store), store.id_of(0)) == (1, "first") and store.there() == {"images": (4, 4), "captions": (2, 2)}
+    assert store[0, True].mean.shape == (2, 3, 4, 4)
+    with pytest.raises(ValueError, match="no record is left, an image of every one cannot be read; second: .*square"):
+        store = Store(pairs[1:], Plan(32), TensorCache(None, {}))
+        store.build(encoders.encode_images, encoders.encode_prompts, progress=False, skip=True)
+
+
 def test_another_crop_or_size_is_another_entry(pairs, tmp_path):
     cache = TensorCache(tmp_path / "cache", {})
     build(Store(pairs, Plan(32), cache))

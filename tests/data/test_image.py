@@ -105,6 +105,17 @@ def test_truncated_file_is_named(tmp_path, format):
         image.load()
 
 
+@pytest.mark.parametrize(("size", "good"), [((4, 4), True), ((3, 90), False), ((4, 128), True), ((129, 4), False), ((1, 1), False)])
+def test_what_has_the_sides_of_no_picture_is_refused(size, good):
+    """At least 4 pixels on each side, the longer at most 32 times the shorter."""
+    image = Image.of(encoded("red", size=size))
+    if good:
+        image.check(decode=True)
+    else:
+        with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} pixels; a picture has at least 4 on each side"):
+            image.check()
+
+
 def test_no_image_at_all_is_named(tmp_path):
     (tmp_path / "note.png").write_text("not an image")
     for broken in (Image.of(tmp_path / "note.png"), Image.of(tmp_path / "absent.png")):

@@ -5,6 +5,7 @@ import torch
 
 from diffalign.denoising import denoising_error, denoising_evidence, outputs
 from diffalign.objectives import Comparison
+from diffalign.objectives.extras import EXTRAS
 
 PAIRS = Comparison.halves(2).pairs
 
@@ -92,6 +93,19 @@ def test_a_masked_balance_is_of_the_masked_errors_gradients():
     assert torch.equal(outputs.balance(moved, target, PAIRS, mask=mask), outputs.balance(prediction, target, PAIRS, mask=mask))
     assert not torch.equal(outputs.balance(moved, target, PAIRS), outputs.balance(prediction, target, PAIRS))
     torch.testing.assert_close(outputs.balance(prediction, target, PAIRS, mask=torch.ones(1)), outputs.balance(prediction, target, PAIRS))
+
+
+def test_what_an_objective_needs_is_measured_and_nothing_else():
+    prediction, target, reference = batch()
+    mask = torch.linspace(0, 1, 24, dtype=torch.float64).view(4, 2, 3)
+    needs = {"reference", "extra:cross", "extra:drift", "extra:joint"}
+    found = outputs.measured(needs, prediction, target, reference, PAIRS, mask)
+    assert found.keys() == {"drift", "cross"}
+    assert torch.equal(found["drift"], outputs.drift(prediction, reference, mask))
+    assert torch.equal(found["cross"], outputs.cross(prediction, target, reference, mask))
+    (share,) = outputs.measured({"extra:balance"}, prediction, target, None, PAIRS).values()
+    assert torch.equal(share, outputs.balance(prediction, target, PAIRS))
+    assert outputs.measured({"size"}, prediction, target, None, PAIRS) == {} and set(outputs.MEASURES) <= set(EXTRAS)
 
 
 def test_they_travel_with_the_evidence():

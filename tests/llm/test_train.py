@@ -141,10 +141,12 @@ def test_the_command_line(folder, pairs, tmp_path, capsys):
     ({"model": ""}, "model is missing: a hub id, a transformers folder, or builtin:sums"),
     ({"objective": "dpoo"}, "unknown objective 'dpoo'; did you mean 'dpo'"),
     ({"objective": "dpo", "objective_options": {"alpha": 1.0}}, "unknown option of dpo 'alpha'"),
+    ({"objective": "adpa"}, ". Give it as --objective-options gamma NUMBER"),
     ({"reference": "none"}, "reference is 'none', but the objective dpo compares with one"),
     ({"reference": "base", "train": "full"}, "reference is 'base', which means the adapter switched off"),
     ({"reference": "ema", "precompute_ref_log_probs": True}, "precompute_ref_log_probs needs weights that stay"),
     ({"objective": "dspo"}, "dspo: this objective reads cross, drift, which training on text does not measure"),
+    ({"objective": "a2po"}, "this objective takes scores, and no data is read or converted to these (it gives pairs, labels, rankings)"),
     ({"truncation": "middle"}, "truncation is 'middle'; it must be one of error, keep_start, keep_end, drop"),
     ({"max_length": 0}, "max_length is 0; it must be positive"),
     ({"validation_temperature": -1.0}, "validation_temperature is -1.0; it must be at least 0"),
@@ -171,6 +173,29 @@ def test_labels_cannot_be_made_pairs(folder, tmp_path):
     data = tiny.write(tmp_path / "labels.jsonl", [{"prompt": "a", "completion": "b", "label": True}])
     with pytest.raises(ConfigError, match="dpo: the method takes pairs and the data holds labels"):
         train(config(folder, data, tmp_path / "run"), quiet=True)
+
+
+def test_a_gap_of_rewards_has_to_be_there(folder, pairs, tmp_path):
+    with pytest.raises(ConfigError, match="^rebel regresses on the gap of two rewards and every pair has margin 0: give it as the column"):
+        train(config(folder, pairs, tmp_path / "run", objective="rebel"), quiet=True)
+
+
+def test_a_record_that_would_be_alone_in_its_batch_is_refused_where_others_are_needed(folder, tmp_path):
+    """kto-mismatched takes the responses of a batch's other records: 12 labels in batches of 4 do, of 5, 11 or 1 they do not."""
+    data = tiny.write(tmp_path / "labels.jsonl", [
+        {"prompt": row["prompt"], "completion": row["chosen"], "label": i % 2 == 0} for i, row in enumerate(tiny.rows(12))
+    ])  # fmt: skip
+    for size, alone in ((4, False), (5, False), (11, True), (1, True)):
+        asked = config(folder, data, tmp_path / f"run{size}", objective="kto-mismatched", train_batch_size=size).resolved()
+        if alone:
+            with pytest.raises(ConfigError, match=f"12 records to train on in batches of {size} leave one alone: use another train_batch"):
+                build(asked, torch.device("cpu"), quiet=True)
+        else:
+            parts = build(asked, torch.device("cpu"), quiet=True)
+            assert all(len(batch) > 1 for epoch in range(3) for batch in parts.order.epoch(epoch))
+    held_out = config(folder, data, tmp_path / "run", objective="kto-mismatched", train_batch_size=2, held_out=0.5, max_held_out_pairs=3)
+    with pytest.raises(ConfigError, match="3 records to measure on in batches of 2 leave one alone: .*, or max_held_out_pairs 2"):
+        train(held_out, quiet=True)
 
 
 def test_weights_that_are_not_finite_stop_the_run(folder, pairs, tmp_path):

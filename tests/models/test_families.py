@@ -102,6 +102,21 @@ def test_images_encode_to_scaled_moments(kind, folders):
         model.encode_images((images * 127).to(torch.uint8))
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "qwen_image", "sana"])
+def test_latents_decode_to_what_the_vae_alone_makes_of_its_own(kind, folders):
+    """Scaling, shifting and the frame axis are undone: against decode(encode(x)) of the VAE itself."""
+    model = load_model(folders(kind))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        encoded = model.vae.encode(images[:, :, None] if kind == "qwen_image" else images)
+        own = model.vae.decode(encoded.latent if kind == "sana" else encoded.latent_dist.mode()).sample
+    expected = (own[:, :, 0] if kind == "qwen_image" else own).clamp(-1, 1)
+    torch.testing.assert_close(model.decode_images(model.encode_images(images)[0]), expected, rtol=0, atol=1e-5)
+    model.release_encoders()
+    with pytest.raises(ValueError, match="was released: decode before release_encoders"):
+        model.decode_images(torch.zeros(1, 4, 4, 4))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_keeps_the_vae_in_float32_where_it_must(dtype, folders):
     model = load_model(folders("sdxl"), dtype=dtype)
@@ -124,6 +139,15 @@ def test_long_prompts_are_cut_at_the_tokenizers_own_length_and_warned_of_once(fo
     assert [record.getMessage().split(" of '")[0] for record in caplog.records] == [f"2 of 3 prompts exceed the {TOKENS} tokens"]
     with pytest.raises(ValueError, match="list of strings"):
         model.encode_prompts("a circle")
+
+
+def test_prompts_that_will_be_cut_are_counted_before(folders):
+    """By hand: CLIP puts two tokens around a prompt, and a word of the tiny vocabulary is one."""
+    model = load_model(folders("sdxl"))
+    fits, over = " ".join(["a"] * (TOKENS - 2)), " ".join(["a"] * (TOKENS - 1))
+    assert model.token_limits() == {"tokenizer": TOKENS, "tokenizer_2": TOKENS}
+    assert model.too_long(["a red circle", fits]) == {}
+    assert model.too_long([over, fits, over + " a"]) == {"tokenizer": (TOKENS, 2), "tokenizer_2": (TOKENS, 2)}
 
 
 def test_release_frees_the_encoders_and_says_so_afterwards(folders):

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffalign.llm.models import load_language_model
 from diffalign.models import load_model, places
 from tests.models.shared import inputs
 from tests.tiny import to_single_file
@@ -100,8 +102,11 @@ def test_errors_name_what_is_wrong_and_what_to_do(folders, tmp_path):
         refused("is a pickle.*convert it to safetensors", str(tmp_path / name))
     (tmp_path / "model.gguf").write_bytes(b"")
     refused("is a .gguf file", str(tmp_path / "model.gguf"))
+    weights = tmp_path / "a" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused(f"could not be loaded: .*{weights}.*Without the hub, pass a local", str(tmp_path / "a"), vae=folders("sd15") + "/vae")
     shutil.rmtree(tmp_path / "a" / "unet")
-    refused("could not be loaded: .*Without the hub, pass a local", str(tmp_path / "a"), vae=folders("sd15") + "/vae")
+    refused("names a unet in its model_index.json but has no folder unet/", str(tmp_path / "a"), vae=folders("sd15") + "/vae")
 
 
 def test_unreachable_hub_says_how_to_do_without(monkeypatch, folders, tmp_path):
@@ -113,6 +118,34 @@ def test_unreachable_hub_says_how_to_do_without(monkeypatch, folders, tmp_path):
     file = to_single_file(folders("sdxl"), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="Without the hub, pass config= with a local folder"):
         load_model(str(file))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    """A closed port of this machine stands for it; what waits between two tries would sleep."""
+    from huggingface_hub import constants
+
+    slept = []
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with pytest.raises(ValueError, match=r"'nobody/no-such-model' is no folder here and .*Connection refused.*pass a local diffusers"):
+        load_model("nobody/no-such-model")
+    with pytest.raises(ValueError, match="'nobody/no-such-model' is no folder here and could not be fetched from the hub: .*refused"):
+        load_language_model("nobody/no-such-model")
+    assert slept == []
+
+
+def test_what_the_hubs_cache_holds_needs_no_hub(monkeypatch, folders, tmp_path):
+    from huggingface_hub import constants
+
+    commit = "0" * 40
+    cached = tmp_path / "models--somebody--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(folders("sd15"), cached / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert places.unreachable("somebody/tiny", "model_index.json", None) is None
+    assert "offline mode is enabled" in places.unreachable("somebody/tiny", "other.json", None)
 
 
 def test_an_empty_tokenizer_is_refused(folders, tmp_path):

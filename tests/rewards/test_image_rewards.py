@@ -40,6 +40,7 @@ def test_the_matrix_is_every_pair(rewards, name):
     pairs = torch.stack([reward.score(images, prompt) for prompt in tiny.PROMPTS], dim=1)
     assert matrix.shape == (3, 4) and matrix.dtype == torch.float32
     torch.testing.assert_close(matrix, pairs, **CLOSE)
+    assert reward.score_matrix(images, []).shape == (3, 0) and reward.score_matrix([], tiny.PROMPTS).shape == (0, 4)
 
 
 def test_one_image_in_many_forms(rewards, name, tmp_path):

@@ -166,6 +166,16 @@ def test_the_patches_are_transformers(images):
         assert torch.allclose(hpsv3.patchified(pixels, 14, 2, 2), wanted["pixel_values"], atol=1e-5), size
 
 
+def test_long_prompts_are_read_whole_or_refused(hps, folder, images):
+    """The tiny networks have 4,096 positions; the last word of a prompt of hundreds still counts."""
+    message = r"with the prompt '(red ){10}\.\.\.' have \d+ tokens, and the network was built for 4096: shorten"
+    for reward in (load_reward("hpsv3", str(hps[0]), template=hps[3]), load_reward("vqascore-vlm", str(folder))):
+        long = "red " * 300
+        assert float(reward.score(images[:1], long + "cat")) != float(reward.score(images[:1], long + "dog"))
+        with pytest.raises(ValueError, match=message):
+            reward.score(images[:1], long * 10)
+
+
 def test_hpsv3_refuses_what_it_cannot_use(hps, images, tmp_path):
     folder, _, _, words = hps
     with pytest.raises(ValueError, match="template=PATH to hpsv3/dataset/data_collator_qwen.py"):

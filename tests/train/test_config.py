@@ -117,7 +117,7 @@ def test_every_preset_is_a_valid_configuration():
 
 def test_all_problems_are_said_together(tmp_path):
     text = "learning_rat: 1e-4\nmax_train_steps: five\nflip: 1\nmixed_precision: fp8\nvalidation_prompts: [a, 3]\nheld_out: 1.5\nfresh:\n"
-    assert refused(["--gpus", "2", "--beta", "0"], tmp_path, text) == [
+    assert refused(["--gpus", "0", "--beta", "0"], tmp_path, text) == [
         "c.yaml: unknown option 'learning_rat'; did you mean 'learning_rate'?",
         "c.yaml: max_train_steps is 'five'; it must be a whole number",
         "c.yaml: flip is 1; it must be true or false",
@@ -128,8 +128,7 @@ def test_all_problems_are_said_together(tmp_path):
         "data is missing: a folder with chosen/ and rejected/, a .jsonl, .csv or .parquet file, or a data set",
         "held_out is 1.5; it must be in [0, 1)",
         "beta must be positive and finite; got 0.0",
-        "2 processes were asked for, and several processes come with a later version: start one, "
-        "and raise gradient_accumulation_steps for a larger batch",
+        "gpus is 0; it must be at least 1",
     ]
 
 
@@ -153,7 +152,7 @@ def test_a_file_that_is_wrong(text, message, tmp_path):
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--objective-options", "label_smoothing", "0.1"], "unknown option of dpo 'label_smoothing' (label_smoothing belongs to cdpo)"),
-    (["--objective", "cdpo"], "cdpo needs beta"),
+    (["--objective", "cdpo"], "cdpo needs beta (strength"),
     (["--objective", "ddpo"], "unknown objective 'ddpo'; did you mean 'dpo'?"),
     (["--method", "difusion-dpo"], "unknown method 'difusion-dpo'; did you mean 'diffusion-dpo'?"),
     (["--beta", "1", "--objective-options", "beta", "2"], "beta is given twice"),
@@ -170,6 +169,14 @@ def test_a_file_that_is_wrong(text, message, tmp_path):
 def test_values_that_are_wrong(flags, message):
     (line,) = refused([*GOOD, *flags])
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize(("objective", "option", "flag"), [
+    ("ipo", "beta", "--beta NUMBER"), ("adpa", "gamma", "--objective-options gamma NUMBER"),
+])  # fmt: skip
+def test_an_option_that_has_to_be_given_is_named_with_its_flag(objective, option, flag):
+    (line,) = refused([*GOOD, "--objective", objective])
+    assert line.startswith(f"{objective} needs {option} (") and line.endswith(f". Give it as {flag}")
 
 
 def test_a_configuration_made_in_python_is_checked_for_types():

@@ -3,11 +3,44 @@
 import pytest
 import torch
 
+from diffalign import objectives
+from diffalign.data import Image, Label, Pair, Ranking
 from diffalign.objectives import means, merge
 from diffalign.train import TrainingError
-from diffalign.train.health import WINDOW, Health, check_start, error_changes
+from diffalign.train.health import WINDOW, Health, cautions, check_start, error_changes
+from tests.data.files import encoded
 
 SIDES = {"chosen": torch.tensor([0, 1]), "rejected": torch.tensor([2, 3])}
+
+
+IMAGES = tuple(Image.of(encoded(color)) for color in ("red", "blue"))
+TIE, CLEAR = Ranking("a", "p", IMAGES, scores=(0.5, 0.5)), Ranking("b", "p", IMAGES, ranks=(2, 1))
+LABEL, PAIR = Label("l", "p", IMAGES[0], True), Pair("c", "p", *IMAGES)
+
+
+@pytest.mark.parametrize(("name", "records", "batch_size", "said"), [
+    ("rankdpo", [TIE, TIE], 4, "WARNING every one of the 2 rankings is a tie"),
+    ("rankdpo", [TIE, CLEAR], 1, None),
+    ("kto", [LABEL] * 3, 1, "WARNING kto measures a reward against max(0, the mean of its batch), and train_batch_size is 1"),
+    ("kto", [LABEL] * 3, 2, None),
+    ("bco", [LABEL] * 3, 1, None),  # its mean runs over the whole training
+    ("aot", [PAIR] * 3, 1, "WARNING aot sorts within a batch, and train_batch_size is 1"),
+    ("aot", [PAIR] * 3, 2, None),
+    ("dpo", [PAIR] * 3, 1, None),
+])  # fmt: skip
+def test_what_a_run_will_not_learn_is_said_before_it_starts(name, records, batch_size, said):
+    found = cautions(name, objectives.get(name, beta=1.0), records, batch_size)
+    assert len(found) == (said is not None) and all(line.startswith(said) for line in found)
+
+
+def test_a_sample_that_is_its_own_baseline_is_undecided_however_high_its_reward():
+    """What the warning says: for r > 0 and a batch of one, z = beta r - max(0, beta r) = 0 and KTO's loss stays 1/2; of two it does not."""
+    kto = objectives.get("kto", beta=1.0)
+    for reward in (0.1, 5.0):
+        alone = kto(objectives.Evidence(torch.tensor([reward]), torch.zeros(1)), objectives.Labels(torch.tensor([True])))
+        assert alone.loss.tolist() == [0.5]
+    both = kto(objectives.Evidence(torch.tensor([5.0, -1.0]), torch.zeros(2)), objectives.Labels(torch.tensor([True, False])))
+    assert both.loss[0] < 0.05  # 1 - sigma(5 - 2)
 
 
 def test_error_changes_by_hand():

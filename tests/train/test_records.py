@@ -69,7 +69,16 @@ def test_any_method_may_be_asked_for_dual_captions_or_soft_labels(read):
     with pytest.raises(ConfigError, match="diffusion-dpo: soft labels are needed"):
         read("diffusion-dpo", changes={"soft_label_scale": 10.0})
     with pytest.raises(ConfigError, match="diffusion-dpo: capo regresses"):
-        read("diffusion-dpo", changes={"objective": "capo"})
+        read("diffusion-dpo", changes={"objective": "capo", "beta": 1.0})
+
+
+@pytest.mark.parametrize("objective", ["capo", "rebel", "egpo", "reward-aware-sq", "reward-aware-fwd-kl", "reward-aware-bwd-kl"])
+def test_whatever_regresses_on_a_gap_of_rewards_needs_one(read, objective):
+    settings = {"objective": objective, **({} if objective == "rebel" else {"beta": 1.0})}
+    with pytest.raises(ConfigError, match=f"{objective} regresses on the gap of two rewards and every pair has margin 0: give it as the"):
+        read("diffusion-dpo", changes=settings)
+    assert len(read("diffusion-dpo", changes=settings, margin=[-0.5] + [0.0] * 7)[0]) == 8
+    assert len(read("diffusion-dpo", changes={"objective": "ipo", "beta": 1.0})[0]) == 8, "ipo's gap is its own, 1/(2 beta)"
 
 
 def test_conversions_are_noted(read, rows):

@@ -1,6 +1,7 @@
 """What stops a run or keeps it from starting, and what that leaves behind."""
 
 import dataclasses
+import shutil
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffalign.train import ConfigError, TrainingError, train
-from tests.train.runs import config, metrics, run, steps_of, write_pairs
+from tests.train.runs import config, metrics, result, run, steps_of, write_pairs
 
 
 def test_a_loss_that_is_not_finite_names_its_pair(folders, tmp_path):
@@ -57,6 +58,27 @@ def test_a_refused_run_leaves_the_folder_free(folders, pairs, tmp_path):
     assert run(folders("sd15"), pairs, tmp_path, timesteps="10,999")["steps"] == 3
 
 
+def test_a_truncated_picture_is_left_out_by_policy_also_after_a_stop(folders, tmp_path):
+    """Its header is whole, so reading the data does not find it; the run is that of the seven other pairs, killed or not."""
+    pairs = write_pairs(tmp_path / "pairs", 8)
+    broken = pairs / "rejected" / "003.png"
+    broken.write_bytes(broken.read_bytes()[:80])
+    with pytest.raises(ConfigError, match=r"003\.png: not a readable image \(image file is truncated\)"):
+        run(folders("sd15"), pairs, tmp_path / "run")
+    settings = config(folders("sd15"), pairs, tmp_path / "run", on_bad_data="skip", checkpointing_steps=1)
+    whole = train(settings, quiet=True)
+    (note,) = [line for line in whole["notes"] if line.startswith("left out: ")]
+    assert note.startswith("left out: 1 records with an image that cannot be read; the first is pair-3: ") and "003.png" in note
+    stopped = dataclasses.replace(settings, output_dir=str(tmp_path / "stopped"), cache_dir=str(tmp_path / "run" / "cache"))
+    train(stopped, quiet=True)
+    for name in ("summary.json", "README.md"):  # as if it had been killed after its second step
+        (tmp_path / "stopped" / name).unlink()
+    shutil.rmtree(tmp_path / "stopped" / "lora")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoint-00000003")
+    again = train(stopped, quiet=True)
+    assert all(torch.equal(tensor, result(again)[name]) for name, tensor in result(whole).items())
+
+
 def test_fp16_needs_a_gpu(folders, pairs, tmp_path):
     with pytest.raises(ConfigError, match="mixed_precision is 'fp16', which needs a GPU.*use bf16 or no"):
         run(folders("sd15"), pairs, tmp_path, mixed_precision="fp16")
@@ -70,12 +92,6 @@ def test_a_missing_extra_is_named(changes, package, extra, folders, pairs, tmp_p
     with pytest.raises(ImportError, match=rf"'{package}' is needed.*diffalign\[{extra}\]"):
         run(folders("sd15"), pairs, tmp_path, **changes)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_several_processes_are_refused(folders, pairs, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="2 processes.*several processes come with a later version"):
-        run(folders("sd15"), pairs, tmp_path)
 
 
 def test_an_old_state_of_accelerate_is_not_touched(folders, pairs, tmp_path):

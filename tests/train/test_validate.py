@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffalign.train.setup import build
-from diffalign.train.validate import averaged, held_out_metrics, quiet_libraries
+from diffalign.train.validate import averaged, held_out_metrics, held_out_numbers, quiet_libraries
 from tests.models.shared import jolt
 from tests.train.runs import config, metrics, result, run
 
@@ -22,9 +22,10 @@ def parts(folders, pairs, tmp_path_factory):
 
 
 def measure(parts):
-    return held_out_metrics(
+    sums = held_out_metrics(
         parts.model, parts.reference, parts.objective, parts.noising, parts.held_out_maker, parts.held_out, draws=3, baseline=parts.baseline
     )
+    return held_out_numbers(sums)
 
 
 def test_no_prompt_is_on_both_sides(parts):
