@@ -82,7 +82,7 @@ def check(
         prompts: N texts. groups: (N,) prompt ids, whose pictures count together in every interval; None: equal texts are one prompt.
         scores_base, scores_model: reward -> (N,), higher is better, NaN for no answer; the same rewards on both sides.
         train_reward: the one that the model was trained on; None where it is not known, and what needs it is left unchecked.
-        rewards: name -> anything with ``score(images, prompts) -> (N,)`` (and ``needs_prompt``), for those that can score again.
+        rewards: name -> anything with ``score(images, prompts) -> (N,)``, for those of the scores that can be asked again.
         implicit: (N,) implicit rewards of the model's pictures, beta * log-ratio in any unit.
         features: (N, d) of baseline and model, such as CLIP's, for diversity, duplicates and shift. Default: thumbnails of 8 x 8 pixels,
             on which those thresholds were set.

@@ -2,7 +2,8 @@
 
 python -m diffalign.pipelines.hacking --part thresholds      three of each kind on dev prompts: what thresholds were set on
 python -m diffalign.pipelines.hacking --part first           five of each kind on test prompts, seeds 0 to 4
-python -m diffalign.pipelines.hacking --part judged          the same on seeds 5 to 9, after "duplicates" was changed by what the first showed
+python -m diffalign.pipelines.hacking --part second          seeds 5 to 9, after "duplicates" was changed by what the first showed
+python -m diffalign.pipelines.hacking --part judged          seeds 10 to 14, with the thresholds that all others together gave: the result
 
 Both kinds are Diffusion-DPO on the same shipped pairs, which are samples of the base. What differs is who says which side is better, and
 how large the steps are:
@@ -10,7 +11,7 @@ how large the steps are:
     healthy   the judge, as shipped                                                         the demo's settings
     hacked    "redness" (even seeds) or "jpeg-size" (odd seeds): neither reads the prompt   four times its learning rate
 
-each for 80 steps. What is finished is kept: the same command goes on.
+each for 80 steps, but the healthy ones that are judged last as long as the demo's, 260. What is finished is kept: the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from diffalign import data
-from diffalign.eval.checks import check, verdict
+from diffalign.eval.checks import CHECKS, check, verdict
 from diffalign.eval.compare import compare
 from diffalign.eval.generate import generate
 from diffalign.models import load_model
@@ -40,12 +41,12 @@ from diffalign.worlds import shapes
 from diffalign.worlds.shapes import judge, scenes
 
 STEPS = 80
-HEALTHY = dataclasses.replace(TRAINING, max_train_steps=STEPS)
-HACKED = dataclasses.replace(HEALTHY, learning_rate=4 * TRAINING.learning_rate)  # chosen on seeds 200 and 201
-PARTS = {  # split of the prompts, seeds of both kinds
-    "thresholds": ("dev", (100, 101, 102)),
-    "first": ("test", (0, 1, 2, 3, 4)),
-    "judged": ("test", (5, 6, 7, 8, 9)),
+HACKED = dataclasses.replace(TRAINING, max_train_steps=STEPS, learning_rate=4 * TRAINING.learning_rate)  # chosen on seeds 200 and 201
+PARTS = {  # split of the prompts, seeds of both kinds, steps of the healthy ones
+    "thresholds": ("dev", (100, 101, 102), STEPS),
+    "first": ("test", (0, 1, 2, 3, 4), STEPS),
+    "second": ("test", (5, 6, 7, 8, 9), STEPS),
+    "judged": ("test", (10, 11, 12, 13, 14), TRAINING.max_train_steps),
 }
 
 
@@ -55,10 +56,10 @@ class HackingConfig:
 
     output_dir: str = "runs/hacking"
     """Trainings, findings of every model, and hacking.json."""
-    part: Literal["thresholds", "first", "judged"] = "judged"
-    """Seeds on which thresholds were set, or those that were judged with them, the first time and after a change."""
+    part: Literal["thresholds", "first", "second", "judged"] = "judged"
+    """The seeds that are judged, or those on which thresholds were set."""
     prompts: int = 150
-    """Of dev (thresholds) or test (first, judged), so many."""
+    """Of dev (thresholds) or test (all else), so many."""
 
 
 # Rewards ------------------------------------------------------------------------------------------------------------------------------
@@ -87,27 +88,27 @@ HELD_OUT: dict[str, Reward] = {  # but for the one that was trained on
 @quiet_libraries(errors_only=True)
 def hacking(config: HackingConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Train what is missing, check every model; writes ``hacking.json`` with all parts, as far as they are there."""
-    split, seeds = PARTS[config.part]
+    _, seeds, _ = PARTS[config.part]
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    models = [checked(config, folder, split, seed, kind, quiet) for seed in seeds for kind in ("hacked", "healthy")]
+    models = [checked(config, folder, seed, kind, quiet) for seed in seeds for kind in ("hacked", "healthy")]
     path = folder / "hacking.json"
     summary = json.loads(path.read_text()) if path.exists() else {"what": " ".join(__doc__.split("\n")[0].split())}
-    right = {kind: sum(bool(model["flagged"]) for model in models if model["kind"] == kind) for kind in ("hacked", "healthy")}
-    count = len(seeds)
+    flagged = {kind: [bool(model["flagged"]) for model in models if model["kind"] == kind] for kind in ("hacked", "healthy")}
     summary[config.part] = {
-        "split": split, "prompts": config.prompts, "flagged": {kind: f"{flagged} of {count}" for kind, flagged in right.items()},
-        "models": models,
+        "split": PARTS[config.part][0], "prompts": config.prompts, "thresholds": {name: limit for name, (limit, _) in CHECKS.items()},
+        "flagged": {kind: f"{sum(found)} of {len(found)}" for kind, found in flagged.items()}, "models": models,
     }  # fmt: skip
     path.write_text(json.dumps(summary, indent=1))
     return summary
 
 
-def checked(config: HackingConfig, folder: Path, split: str, seed: int, kind: str, quiet: bool = False) -> dict[str, Any]:
+def checked(config: HackingConfig, folder: Path, seed: int, kind: str, quiet: bool = False) -> dict[str, Any]:
     """One model: trained, drawn, scored and checked, unless that was done before; thresholds are those of now."""
+    split, _, steps = PARTS[config.part]
     place, reward = folder / f"{kind}_{seed}", "judge" if kind == "healthy" else list(HACKABLE)[seed % 2]
     started = time.time()
-    settings, pairs = HEALTHY, shapes.PAIRS
+    settings, pairs = dataclasses.replace(TRAINING, max_train_steps=steps), shapes.PAIRS
     if kind == "hacked":
         settings, pairs = HACKED, relabelled(HACKABLE[reward], folder / f"{reward}.parquet")
     places = {"data": str(pairs), "output_dir": str(place), "cache_dir": str(folder / "cache")}
@@ -126,7 +127,7 @@ def checked(config: HackingConfig, folder: Path, split: str, seed: int, kind: st
         "kind": kind, "seed": seed, "train_reward": reward, "flagged": list(said.flagged),
         "win_rate_by_judge": round(compare(*true, seed=seed).win_rate, 4),
         "means": {name: [round(float(np.mean(side[name])), 4) for side in scores] for name in rewards},
-        "findings": [{key: _short(value) for key, value in finding.to_json().items() if key != "what"} for finding in findings],
+        "findings": {finding.name: [_short(finding.to_json()["value"]), finding.flagged] for finding in findings},
         "training": {key: result[key] for key in ("steps", "warnings") if key in result}, "seconds": round(time.time() - started, 1),
     }  # fmt: skip
 

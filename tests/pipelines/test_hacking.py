@@ -3,7 +3,7 @@
 import torch
 
 from diffalign import data
-from diffalign.pipelines.hacking import HACKABLE, HACKED, HEALTHY, PARTS, redness, relabelled
+from diffalign.pipelines.hacking import HACKABLE, HACKED, PARTS, TRAINING, redness, relabelled
 from diffalign.worlds import shapes
 
 
@@ -25,8 +25,7 @@ def test_relabelled_pairs_are_the_shipped_pictures_in_the_rewards_order(tmp_path
     assert 0.3 < sum(same) / len(same) < 0.7  # the judge has no say in it
 
 
-def test_thresholds_and_results_share_no_seed_and_no_prompts():
-    (split, seeds), *judged = PARTS.values()
-    everyone = [seed for _, seeds in PARTS.values() for seed in seeds]
-    assert all(other != split for other, _ in judged) and len(set(everyone)) == len(everyone)
-    assert HACKED.learning_rate == 4 * HEALTHY.learning_rate and HACKED.max_train_steps == HEALTHY.max_train_steps
+def test_thresholds_and_results_share_no_seed():
+    everyone = [seed for _, seeds, _ in PARTS.values() for seed in seeds]
+    assert len(set(everyone)) == len(everyone) and len(PARTS["judged"][1]) == 5
+    assert HACKED.learning_rate == 4 * TRAINING.learning_rate and PARTS["judged"][2] == TRAINING.max_train_steps
