@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffalign.eval.distribution import Gaussian, cmmd, frechet, frechet_extrapolated, inception_score, kid, vendi
-from diffalign.eval.frechet import root, squared_distance
+from diffalign.eval.distances.distribution import Gaussian, cmmd, frechet, frechet_extrapolated, inception_score, kid, vendi
+from diffalign.eval.distances.frechet import root, squared_distance
 
 DISTANCES = [frechet, lambda a, b: kid(a, b, subset_size=len(a)), cmmd]
 
