@@ -44,7 +44,7 @@ def test_a_package_that_is_not_listed_is_noticed(tmp_path):
     (tmp_path / "eval" / "prompts" / "__init__.py").touch()
     (tmp_path / "rewards" / "loose").mkdir(parents=True)
     (tmp_path / "rewards" / "loose" / "hps.py").touch()
-    assert found(tmp_path) == {"diffalign.eval.pictures.prompts"}
+    assert found(tmp_path) == {"diffalign.eval.prompts"}
     assert found(tmp_path, "*.py") - found(tmp_path) == {"diffalign.rewards.loose"}
 
 
