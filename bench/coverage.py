@@ -20,7 +20,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from diffalign.eval.intervals import bootstrap_interval, median_interval, share_interval
+from diffalign.eval.stats.intervals import bootstrap_interval, median_interval, share_interval
 
 PROMPTS, WIN_RATES = (30, 100, 400), (0.5, 0.7, 0.95)
 IMAGES = ((1, 0.0), (4, 0.0), (4, 0.3), (4, 0.6), (4, 0.9))  # images of a prompt, correlation

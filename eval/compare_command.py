@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from diffalign.eval.compare import Interval, Ties, Weights, compare
-from diffalign.eval.tables import BY, ScoreTable, align, read_scores, told
+from diffalign.eval.stats.compare import Interval, Ties, Weights, compare
+from diffalign.eval.stats.tables import BY, ScoreTable, align, read_scores, told
 from diffalign.train.errors import ConfigError
 
 
@@ -69,7 +69,7 @@ def run(argv: list[str]) -> int:
 
 def compare_tables(command: CompareCommand) -> dict[str, Any]:
     """What the command found, as plain data: ``metrics`` holds for each reward WinRate's fields, both tests, and the adjusted p."""
-    from diffalign.eval.significance import holm, minimum_detectable, sign_test, wilcoxon
+    from diffalign.eval.stats.significance import holm, minimum_detectable, sign_test, wilcoxon
 
     if not command.by:
         raise ConfigError("by is empty; name the columns that identify an image, such as prompt_id seed")

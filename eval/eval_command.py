@@ -11,7 +11,7 @@ from diffalign.eval import presets
 from diffalign.eval.eval_config import EvalConfig
 from diffalign.eval.evaluate import evaluate
 from diffalign.eval.evaluation import Evaluation
-from diffalign.eval.page import write_page
+from diffalign.eval.pages.page import write_page
 from diffalign.eval.verdict import p_text
 from diffalign.train.errors import ConfigError
 

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from diffalign.eval import outcomes
-from diffalign.eval.checks import CHECKS, check
+from diffalign.eval.distances.features import load_features
 from diffalign.eval.eval_config import EvalConfig, is_world
 from diffalign.eval.evaluation import Evaluation, ModelResult, Prompts, Sample
-from diffalign.eval.features import load_features
-from diffalign.eval.generate_model import load_drawer
-from diffalign.eval.generate_set import generate_set
-from diffalign.eval.prompts import SHAPES, load_prompts
-from diffalign.eval.sets import METADATA, RECORD, ImageSet, black_report, paired
+from diffalign.eval.hacking.checks import CHECKS, check
+from diffalign.eval.pictures.generate_model import load_drawer
+from diffalign.eval.pictures.generate_set import generate_set
+from diffalign.eval.pictures.prompts import SHAPES, load_prompts
+from diffalign.eval.pictures.sets import METADATA, RECORD, ImageSet, black_report, paired
 from diffalign.rewards import Reward, load_reward
 from diffalign.rewards.manifests_items import Item
 from diffalign.rewards.manifests_items import Sample as File

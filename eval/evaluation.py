@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from diffalign.eval.content import Curve
+from diffalign.eval.pages.content import Curve
 from diffalign.eval.results import CategoryResult, ComparisonResult, ModelResult, Prompts, Ranking, Rating, Sample, plain
 from diffalign.eval.verdict import leader, verdict
 

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 import tyro
 
-from diffalign.eval.generate_model import load_drawer
-from diffalign.eval.generate_set import generate_set
-from diffalign.eval.prompts import load_prompts
-from diffalign.eval.sets import black_report
+from diffalign.eval.pictures.generate_model import load_drawer
+from diffalign.eval.pictures.generate_set import generate_set
+from diffalign.eval.pictures.prompts import load_prompts
+from diffalign.eval.pictures.sets import black_report
 from diffalign.rewards.command import parse_shard
 from diffalign.train.errors import ConfigError
 
@@ -59,7 +59,7 @@ class GenerateCommand:
     batch_size: int | None = None
     """Pictures a call; default 4, of the embedded models 64. Changes pictures by rounding only."""
     layout: Layout = "plain"
-    """How the folder is laid out: {id}/0000.png, or as a benchmark wants it (eval/layouts.py)."""
+    """How the folder is laid out: {id}/0000.png, or as a benchmark wants it (eval/pictures/layouts.py)."""
     shard: str | None = None
     """i/N: only every N-th batch, from the i-th on, 0 to N - 1; all shards share the output folder and the batch size."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from diffalign.eval.compare import compare
-from diffalign.eval.distribution import cmmd, kid, vendi
-from diffalign.eval.diversity import pairwise_diversity
-from diffalign.eval.frechet import frechet
-from diffalign.eval.measure import Measure, cautions
-from diffalign.eval.ranking import rank
+from diffalign.eval.distances.distribution import cmmd, kid, vendi
+from diffalign.eval.distances.diversity import pairwise_diversity
+from diffalign.eval.distances.frechet import frechet
+from diffalign.eval.distances.measure import Measure, cautions
 from diffalign.eval.results import CategoryResult, ComparisonResult, Ranking, Rating
-from diffalign.eval.significance import holm, minimum_detectable, sign_test, wilcoxon
+from diffalign.eval.stats.compare import compare
+from diffalign.eval.stats.ranking import rank
+from diffalign.eval.stats.significance import holm, minimum_detectable, sign_test, wilcoxon
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # model -> reward -> (N,), NaN where there is no score
 FEWEST = 10  # prompts of a category that an interval is given for

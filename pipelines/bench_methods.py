@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from diffalign import data
-from diffalign.eval.generate import generate
+from diffalign.eval.pictures.generate import generate
 from diffalign.models import load_model
 from diffalign.pipelines import bench_page, tuning
 from diffalign.pipelines.demo import TRAINING, through_the_vae

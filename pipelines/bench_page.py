@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffalign.eval import report
-from diffalign.eval.forest import forest
+from diffalign.eval.pages import report
+from diffalign.eval.pages.forest import forest
 
 
 @dataclass(frozen=True)

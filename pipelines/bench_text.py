@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from diffalign import objectives
-from diffalign.eval.intervals import prompt_sums, share_interval
+from diffalign.eval.stats.intervals import prompt_sums, share_interval
 from diffalign.llm import load_language_model
 from diffalign.llm.command import train
 from diffalign.pipelines import bench_page, tuning

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from diffalign import data, models
-from diffalign.eval import sheet
-from diffalign.eval.content import Comparison, Grid, Picture
+from diffalign.eval.pages import sheet
+from diffalign.eval.pages.content import Comparison, Grid, Picture
 from diffalign.train import setup
 from diffalign.train.config import TrainConfig
 from diffalign.train.health import cautions

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 from diffalign import data
-from diffalign.eval.compare import compare, mean_ci
-from diffalign.eval.generate import generate
+from diffalign.eval.pictures.generate import generate
+from diffalign.eval.stats.compare import compare, mean_ci
 from diffalign.models import load_model
 from diffalign.pipelines import learned_reward
 from diffalign.pipelines.demo_page import write_page

@@ -6,8 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from diffalign.eval import report
-from diffalign.eval.compare import WinRate
+from diffalign.eval.pages import report
+from diffalign.eval.stats.compare import WinRate
 from diffalign.pipelines.pairs import to_pil
 
 CURVES = [  # title, note, {label: name in metrics.jsonl}, {label: horizontal line}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffalign.eval.compare import compare, mean_ci
+from diffalign.eval.stats.compare import compare, mean_ci
 from diffalign.llm import Writer, load_language_model
 from diffalign.llm.command import TextConfig, train
 from diffalign.llm.sampling import sample

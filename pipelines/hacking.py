@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from diffalign import data
-from diffalign.eval.checks import CHECKS, check, verdict
-from diffalign.eval.compare import compare
-from diffalign.eval.generate import generate
+from diffalign.eval.hacking.checks import CHECKS, check, verdict
+from diffalign.eval.pictures.generate import generate
+from diffalign.eval.stats.compare import compare
 from diffalign.models import load_model
 from diffalign.pipelines.demo import SAMPLING, TRAINING
 from diffalign.pipelines.pairs import write

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 
 from diffalign import data
-from diffalign.eval.compare import mean_ci
-from diffalign.eval.generate import generate
+from diffalign.eval.pictures.generate import generate
+from diffalign.eval.stats.compare import mean_ci
 from diffalign.models import load_model
 from diffalign.pipelines.pairs import build_pairs
 from diffalign.rewards import Reward, load_reward

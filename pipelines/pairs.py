@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PILImage
 
 from diffalign import data
-from diffalign.eval.generate import generate
+from diffalign.eval.pictures.generate import generate
 
 Score = Callable[[torch.Tensor, list[str]], torch.Tensor]
 

@@ -27,8 +27,8 @@ import torch
 
 from diffalign import data, models
 from diffalign.data.keys import hash_uniform
-from diffalign.eval.compare import compare
-from diffalign.eval.generate import generate, seed_of
+from diffalign.eval.pictures.generate import generate, seed_of
+from diffalign.eval.stats.compare import compare
 from diffalign.pipelines.pairs import png, write
 from diffalign.pipelines.selfplay_config import DRAWN, SelfPlayConfig, claim, kept, refuse
 from diffalign.train import ConfigError, TrainConfig, train

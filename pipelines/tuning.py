@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffalign.eval.compare import WinRate, compare
+from diffalign.eval.stats.compare import WinRate, compare
 from diffalign.train.errors import ConfigError, TrainingError
 
 Settings = Mapping[str, object]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from diffalign.eval.content import Curve
 from diffalign.eval.evaluation import Evaluation
+from diffalign.eval.pages.content import Curve
 from diffalign.eval.results import CategoryResult, ComparisonResult, ModelResult, Prompts, Ranking, Rating, Sample
 
 COLOURS, SHAPES = ("red", "green", "blue", "orange", "purple"), ("circle", "square", "triangle")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from diffalign.eval import accuracy
+from diffalign.eval.stats import accuracy
 
 
 def test_pickscore_by_hand():

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from diffalign.eval.page import write_page
-from diffalign.eval.page_pictures import by_lot
+from diffalign.eval.pages.page import write_page
+from diffalign.eval.pages.page_pictures import by_lot
 from tests.eval.browser import CHROMIUM, Browser
 from tests.eval.pages import made
 

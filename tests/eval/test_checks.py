@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffalign.eval import checks_measures as measures
-from diffalign.eval.checks import CHECKS, Judged, check, verdict
-from diffalign.eval.goodhart import goodhart
-from diffalign.eval.shuffle import shuffle_gap, shuffled
+from diffalign.eval.hacking import measures
+from diffalign.eval.hacking.checks import CHECKS, Judged, check, verdict
+from diffalign.eval.hacking.goodhart import goodhart
+from diffalign.eval.hacking.shuffle import shuffle_gap, shuffled
 from diffalign.rewards.function import FunctionReward
 
 N = 60

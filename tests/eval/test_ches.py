@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffalign.eval.ches import ches, least_similar
+from diffalign.eval.diagnostics.ches import ches, least_similar
 
 
 def test_by_hand():

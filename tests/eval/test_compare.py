@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, bootstrap
 
-from diffalign.eval.compare import compare, mean_ci
+from diffalign.eval.stats.compare import compare, mean_ci
 
 
 def width(interval) -> float:

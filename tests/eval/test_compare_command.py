@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from diffalign import cli
-from diffalign.eval.compare import compare
-from diffalign.eval.significance import holm, sign_test
-from diffalign.eval.tables import align, read_scores
+from diffalign.eval.stats.compare import compare
+from diffalign.eval.stats.significance import holm, sign_test
+from diffalign.eval.stats.tables import align, read_scores
 from diffalign.rewards import score_output
 
 A = {"pick": [0.9, 0.8, 0.4, 0.7], "hps": [1.0, 2.0, 3.0, 4.0]}

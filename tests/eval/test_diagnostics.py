@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from diffalign import objectives
-from diffalign.eval.compare import compare
-from diffalign.eval.diagnostics import PATTERNS, displacement, idealised_gap, loss_to_rank, ranking, winner_rise
-from diffalign.eval.generalisation import drop, explicit_rewards, generalisation
-from diffalign.eval.overoptimisation import over_optimisation, top_k
+from diffalign.eval.diagnostics.generalisation import drop, explicit_rewards, generalisation
+from diffalign.eval.diagnostics.likelihoods import PATTERNS, displacement, idealised_gap, loss_to_rank, ranking, winner_rise
+from diffalign.eval.diagnostics.overoptimisation import over_optimisation, top_k
+from diffalign.eval.stats.compare import compare
 from diffalign.objectives import Comparison, Evidence
 from diffalign.rewards import load_reward
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffalign.eval.distribution import Gaussian, cmmd, frechet, frechet_extrapolated, inception_score, kid, vendi
-from diffalign.eval.frechet import root, squared_distance
+from diffalign.eval.distances.distribution import Gaussian, cmmd, frechet, frechet_extrapolated, inception_score, kid, vendi
+from diffalign.eval.distances.frechet import root, squared_distance
 
 DISTANCES = [frechet, lambda a, b: kid(a, b, subset_size=len(a)), cmmd]
 
@@ -165,7 +165,7 @@ def test_cmmd_by_hand():
 def test_cmmd_says_its_bias_and_needs_no_square_of_memory(monkeypatch):
     a, b = normal(300, 8), normal(200, 8, seed=1, shift=1.0)
     whole = cmmd(a, b)
-    monkeypatch.setattr("diffalign.eval.distribution.ROWS", 64)
+    monkeypatch.setattr("diffalign.eval.distances.distribution.ROWS", 64)
     assert cmmd(a, b).value == pytest.approx(whole.value, rel=1e-10)
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
 

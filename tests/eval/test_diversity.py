@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffalign.eval.compare import compare, mean_ci
-from diffalign.eval.distribution import vendi
-from diffalign.eval.diversity import duplicates, lpips_diversity, near_duplicates, pairwise_diversity, vendi_diversity
-from diffalign.eval.lpips import LPIPS, NETWORKS, load_lpips, lpips, read_heads
+from diffalign.eval.distances.distribution import vendi
+from diffalign.eval.distances.diversity import duplicates, lpips_diversity, near_duplicates, pairwise_diversity, vendi_diversity
+from diffalign.eval.distances.lpips import LPIPS, NETWORKS, load_lpips, lpips, read_heads
+from diffalign.eval.stats.compare import compare, mean_ci
 from tests.rewards import tiny
 
 SIDE = 64

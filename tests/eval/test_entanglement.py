@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffalign.denoising import denoising_error, outputs
-from diffalign.eval.entanglement import PATTERNS, Entanglement, denoising_entanglement, entanglement
+from diffalign.eval.diagnostics.entanglement import PATTERNS, Entanglement, denoising_entanglement, entanglement
 from diffalign.train import TrainConfig
 from diffalign.train.setup import build
 from diffalign.worlds import shapes

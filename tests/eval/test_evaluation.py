@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from diffalign.eval.content import Curve
 from diffalign.eval.evaluation import Evaluation
+from diffalign.eval.pages.content import Curve
 from diffalign.eval.results import CategoryResult, ComparisonResult, ModelResult, Prompts, Ranking, Rating, Sample
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from diffalign.eval.factors import RIDGE, comparisons, explain_pairs, explain_scores, logistic
+from diffalign.eval.diagnostics.factors import RIDGE, comparisons, explain_pairs, explain_scores, logistic
 
 
 def test_of_one_list_it_is_kendalls_tau_b():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffalign.eval import inception
-from diffalign.eval.features import centre_square, from_function, from_reward, load_features, names, small_pixels
+from diffalign.eval.distances import inception
+from diffalign.eval.distances.features import centre_square, from_function, from_reward, load_features, names, small_pixels
 from diffalign.rewards.preprocess import MEAN, STD, Preparation
 from tests.rewards import tiny
 from tests.rewards.conftest import rewards, tiny_folder  # noqa: F401

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from diffalign.eval.forest import LEFT, RIGHT, WIDTH, forest
-from diffalign.eval.report import Interval
+from diffalign.eval.pages.forest import LEFT, RIGHT, WIDTH, forest
+from diffalign.eval.pages.report import Interval
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -9,11 +9,11 @@ import yaml
 from PIL import Image
 
 from diffalign import cli
-from diffalign.eval.generate import generate
-from diffalign.eval.generate_model import load_drawer
-from diffalign.eval.generate_set import eight_bit, generate_set
-from diffalign.eval.prompts import Prompt, PromptSet, load_prompts
-from diffalign.eval.sets import ImageSet
+from diffalign.eval.pictures.generate import generate
+from diffalign.eval.pictures.generate_model import load_drawer
+from diffalign.eval.pictures.generate_set import eight_bit, generate_set
+from diffalign.eval.pictures.prompts import Prompt, PromptSet, load_prompts
+from diffalign.eval.pictures.sets import ImageSet
 from diffalign.models import load_model, lora
 from diffalign.models.lora_files import FILE
 from diffalign.models.runs import Found, find

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffalign.eval.generate import generate, seed_of
-from diffalign.eval.generate_model import load_drawer
-from diffalign.eval.generate_set import eight_bit, generate_set, seed_for
-from diffalign.eval.prompts import Prompt, PromptSet, load_prompts
-from diffalign.eval.prompts_read import with_occurrences
-from diffalign.eval.sets import ImageSet, black_report, paired
+from diffalign.eval.pictures.generate import generate, seed_of
+from diffalign.eval.pictures.generate_model import load_drawer
+from diffalign.eval.pictures.generate_set import eight_bit, generate_set, seed_for
+from diffalign.eval.pictures.prompts import Prompt, PromptSet, load_prompts
+from diffalign.eval.pictures.prompts_read import with_occurrences
+from diffalign.eval.pictures.sets import ImageSet, black_report, paired
 from diffalign.rewards.manifests import collect
 
 FAST = {"num_inference_steps": 2, "guidance_scale": 1.5, "quiet": True}

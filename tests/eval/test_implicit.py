@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diffalign import data
-from diffalign.eval.diagnostics import displacement, ranking
-from diffalign.eval.implicit import of_adapter, of_run, pair_errors
+from diffalign.eval.diagnostics.implicit import of_adapter, of_run, pair_errors
+from diffalign.eval.diagnostics.likelihoods import displacement, ranking
 from diffalign.train.errors import ConfigError
 from diffalign.train.setup import build
 from tests.train.conftest import folders, pairs  # noqa: F401 - fixtures: tiny pipelines, and eight pairs

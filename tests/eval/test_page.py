@@ -9,8 +9,8 @@ import re
 import pytest
 
 from diffalign.eval.evaluation import Evaluation
-from diffalign.eval.page import write_page
-from diffalign.eval.page_pictures import by_lot, chosen
+from diffalign.eval.pages.page import write_page
+from diffalign.eval.pages.page_pictures import by_lot, chosen
 from tests.eval.pages import made
 from tests.eval.test_report import EVIL, Page
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffalign.eval.pixels import STATISTICS, drift_of, drifts, statistics, thumbnails
+from diffalign.eval.hacking.pixels import STATISTICS, drift_of, drifts, statistics, thumbnails
 
 
 def plain(*colour, side=8):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from diffalign.eval.prompts import load_prompts, names
-from diffalign.eval.prompts_read import read_file
-from diffalign.eval.prompts_sources import GROUPS, SOURCES, obtain
+from diffalign.eval.pictures.prompts import load_prompts, names
+from diffalign.eval.pictures.prompts_read import read_file
+from diffalign.eval.pictures.prompts_sources import GROUPS, SOURCES, obtain
 from diffalign.worlds.shapes import scenes
 
 COPIES = Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts"

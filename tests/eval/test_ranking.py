@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffalign.eval.ranking import bradley_terry, rank, rate
+from diffalign.eval.stats.ranking import bradley_terry, rank, rate
 
 
 def one_prompt(**games) -> tuple[list[str], np.ndarray]:

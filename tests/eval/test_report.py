@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image, ImageDraw
 
-from diffalign.eval import svg
-from diffalign.eval.report import Comparison, Curve, Grid, Interval, Picture, contact_sheet, write_report
+from diffalign.eval.pages import svg
+from diffalign.eval.pages.report import Comparison, Curve, Grid, Interval, Picture, contact_sheet, write_report
 
 EVIL = "</figcaption><script>alert('x')</script> & \"quoted\""
 

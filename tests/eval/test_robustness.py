@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffalign.eval.robustness import PERTURBATIONS, drops, rescored
+from diffalign.eval.hacking.robustness import PERTURBATIONS, drops, rescored
 
 
 class Checker:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffalign.eval.sets import Drawn, ImageSet, black_report, paired
+from diffalign.eval.pictures.sets import Drawn, ImageSet, black_report, paired
 
 
 def folder_of(folder, rows, model="m"):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffalign.eval.intervals import wilson
-from diffalign.eval.significance import holm, minimum_detectable, sign_test, wilcoxon
+from diffalign.eval.stats.intervals import wilson
+from diffalign.eval.stats.significance import holm, minimum_detectable, sign_test, wilcoxon
 
 
 def test_wilson_is_the_published_formula():

@@ -8,7 +8,7 @@ import torch
 from diffalign import data
 from diffalign.eval.eval_config import EvalConfig
 from diffalign.eval.evaluate import evaluate
-from diffalign.eval.generate import generate, seed_of
+from diffalign.eval.pictures.generate import generate, seed_of
 from diffalign.models import load_model
 from diffalign.pipelines.demo import DemoConfig, demo
 from diffalign.pipelines.pairs import build_pairs, write

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from diffalign import data
 from diffalign.cli import main
 from diffalign.data.geometry import pixels
-from diffalign.eval.generate import generate, seed_of
+from diffalign.eval.pictures.generate import generate, seed_of
 from diffalign.models import load_model
 from diffalign.pipelines.selfplay import opponent_of, self_play
 from diffalign.pipelines.selfplay_config import ON_SHAPES, SelfPlayConfig, default_for

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffalign.eval.generate import generate
+from diffalign.eval.pictures.generate import generate
 from diffalign.models import load_model, places
 from diffalign.models.parts import fingerprint
 from diffalign.train import TrainConfig, train

@@ -1,0 +1,1 @@
+"""What preference learning did to the likelihoods, and what a model really prefers."""

@@ -1,0 +1,1 @@
+"""Distances between sets of pictures, and how different the pictures of one set are."""

@@ -1,0 +1,1 @@
+"""Has a model become better, or only better liked by its reward?"""

@@ -1,0 +1,1 @@
+"""Results as pages that open from a disk."""

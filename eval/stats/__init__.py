@@ -1,0 +1,1 @@
+"""Who wins, and how sure that is."""
