@@ -1,4 +1,4 @@
-"""How often the intervals of ``diffalign.eval.compare`` hold the truth, by simulation.
+"""How often the intervals of ``diffalign.eval.stats.compare`` hold the truth, by simulation.
 
     python -m bench.coverage [--replications 4000] [--output docs/runs/coverage.json]
 
