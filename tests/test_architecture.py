@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "pipelines": {"train", "models", "data", "worlds", "rewards", "eval", "methods", "objectives", "denoising", "llm"},
     "extras": set(),  # diffalign/extras.py: open to everyone, needs nobody
 }
-FREE = {"cli", "__main__", "__init__"}  # files directly in diffalign/ that may import everything
+FREE = {"cli", "listings", "__main__", "__init__"}  # files directly in diffalign/ that may import everything
 TORCH_ONLY = ("objectives", "denoising")
 
 
